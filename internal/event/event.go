@@ -1,0 +1,92 @@
+// Package event holds what travels between the rooms: events as they came off
+// the wire, and the lines that will be stored.
+//
+// Promise: nothing here does I/O or keeps state of its own; it is the shape of
+// the hand-over from receipt to durability, so that an ack can be the return
+// value of one call.
+package event
+
+import (
+	"context"
+	"encoding/hex"
+	"time"
+)
+
+// ID is an event's identity: 128 bits that two sends of one event share and no
+// two different events do.
+type ID [16]byte
+
+// String is the identity as it stands in arcanna.ioc.event_id: 32 lower-case
+// hexadecimal digits.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// Event is one event of a window, as it was sent.
+type Event struct {
+	// Raw is the event's JSON document. It aliases a pooled buffer of the
+	// connection and is valid until Handle returns. The byte slice has at least
+	// Sentinel bytes of readable capacity behind it that are not part of it.
+	// For an oversized event it holds the first bytes only (see Oversize).
+	Raw []byte
+
+	// Oversize is set when the event was longer than input.max_event (or empty)
+	// and was skipped on the wire: such an event can only go to the dead letter.
+	Oversize *Oversize
+}
+
+// Oversize describes an event of which only the beginning was kept.
+type Oversize struct {
+	Length int64    // bytes announced and read, of which Raw holds the first 64 KiB at most
+	SHA256 [32]byte // of all Length bytes
+}
+
+// Sentinel is how many bytes may be read (never trusted, never written) behind Event.Raw.
+const Sentinel = 16
+
+// Budget is the share of input.memory that one window holds. Everything that is
+// allocated for a batch beyond a small constant is reserved here first, so that
+// memory stays bounded whatever clients send.
+type Budget interface {
+	// Reserve blocks until n more bytes are granted, or returns ctx's error.
+	// The oldest unfinished window of the server is always granted.
+	Reserve(ctx context.Context, n int64) error
+	// Release gives n reserved bytes back.
+	Release(n int64)
+}
+
+// Batch is a window, or a part of a large one, on its way to durability.
+type Batch struct {
+	Events   []Event
+	Received time.Time // when its last byte arrived
+	Remote   string    // the sender's address, for logs
+	Budget   Budget    // never nil
+}
+
+// Lines is a portion of a batch, ready to be stored: whole events, each one
+// JSON object on one line.
+type Lines struct {
+	// Buf holds the lines back to back, each ended by "\n", and nothing else.
+	Buf []byte
+	// Index has one element per line, in the order of Buf.
+	Index []Line
+}
+
+// Line is one event of Lines.
+type Line struct {
+	ID  ID
+	End int // offset in Lines.Buf behind the line's "\n"
+}
+
+// DeadLetter is an event that cannot be stored where it should go.
+type DeadLetter struct {
+	Reason string // "malformed", "oversize"; a metric label, so from a small fixed set
+	Detail string // the same in words, never quoting the event
+	Event  []byte // the event's bytes, at most 64 KiB of a malformed or oversized one
+	Length int64  // the event's whole length in bytes
+	SHA256 string // of the whole event in hex; empty where Event is whole
+}
+
+// Unlimited is a Budget that grants everything: for callers without a wire.
+type Unlimited struct{}
+
+func (Unlimited) Reserve(context.Context, int64) error { return nil }
+func (Unlimited) Release(int64)                        {}

@@ -1,0 +1,97 @@
+// Package metrics declares every figure the program exports, in one place,
+// under the names that dashboards rely on.
+//
+// Promise: one Set per program, no global registry; names and labels change
+// only with the contract.
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Set holds the program's metrics. Its fields are safe for concurrent use.
+type Set struct {
+	Registry *prometheus.Registry
+
+	// input
+	Connections     prometheus.Gauge
+	EventsReceived  prometheus.Counter
+	WindowsAcked    prometheus.Counter
+	ProtocolErrors  *prometheus.CounterVec // reason
+	InflightBytes   prometheus.Gauge
+	BatchDuration   prometheus.Histogram // seconds from the last byte of a batch to its durability
+	VerdictsRemoved prometheus.Counter   // incoming arcanna.ioc taken out
+
+	// enrichment
+	Indicators        *prometheus.CounterVec // type, result
+	CacheRequests     *prometheus.CounterVec // result: hit, miss, coalesced, stale
+	CacheEntries      prometheus.Gauge
+	VTRequests        *prometheus.CounterVec // code: HTTP status, or "error" where none came
+	VTRequestDuration prometheus.Histogram
+	VTQuotaRemaining  *prometheus.GaugeVec // window: minute, day, month
+	VTQueueLength     prometheus.Gauge
+
+	// output
+	EventsStored       prometheus.Counter
+	EventsDeadLettered *prometheus.CounterVec // reason
+	OutputRetries      *prometheus.CounterVec // reason
+	OutputFilesDeleted prometheus.Counter
+	OutputUp           prometheus.Gauge
+	DeadLetterBytes    prometheus.Gauge
+}
+
+// New makes the set and registers it, with Go's own process metrics, in a
+// registry of its own.
+func New(version, revision, goVersion string) *Set {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "vtsidecar_" + name, Help: help})
+	}
+	counterVec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vtsidecar_" + name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "vtsidecar_" + name, Help: help})
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "vtsidecar_" + name, Help: help, Buckets: buckets})
+	}
+	seconds := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+	s := &Set{
+		Registry: prometheus.NewRegistry(),
+
+		Connections:     gauge("connections", "Open connections of senders."),
+		EventsReceived:  counter("events_received_total", "Events read from senders."),
+		WindowsAcked:    counter("windows_acked_total", "Windows acknowledged to their senders."),
+		ProtocolErrors:  counterVec("protocol_errors_total", "Connections closed because of what was sent, by reason.", "reason"),
+		InflightBytes:   gauge("inflight_bytes", "Bytes of input.memory in use."),
+		BatchDuration:   histogram("batch_duration_seconds", "From the last byte of a batch to its durability.", seconds),
+		VerdictsRemoved: counter("incoming_verdicts_removed_total", "Incoming arcanna.ioc objects taken out of events."),
+
+		Indicators:        counterVec("indicators_total", "Indicators of events, by type and result.", "type", "result"),
+		CacheRequests:     counterVec("cache_requests_total", "Look-ups in the cache: hit, miss, coalesced, stale.", "result"),
+		CacheEntries:      gauge("cache_entries", "Entries in the cache."),
+		VTRequests:        counterVec("vt_requests_total", "Requests to VirusTotal by HTTP status, or error where none came.", "code"),
+		VTRequestDuration: histogram("vt_request_duration_seconds", "Duration of requests to VirusTotal.", seconds),
+		VTQuotaRemaining:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vtsidecar_vt_quota_remaining", Help: "Requests left in the current window; absent where it is unlimited."}, []string{"window"}),
+		VTQueueLength:     gauge("vt_queue_length", "Indicators waiting for a request to VirusTotal."),
+
+		EventsStored:       counter("events_stored_total", "Events durably stored in the output."),
+		EventsDeadLettered: counterVec("events_dead_lettered_total", "Events durably stored in the dead letter, by reason.", "reason"),
+		OutputRetries:      counterVec("output_retries_total", "Writes to the output that had to be tried again, by reason.", "reason"),
+		OutputFilesDeleted: counter("output_files_deleted_total", "Rotated output files deleted."),
+		OutputUp:           gauge("output_up", "1 while the output takes events, else 0."),
+		DeadLetterBytes:    gauge("dead_letter_bytes", "Bytes in the dead letter."),
+	}
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vtsidecar_build_info", Help: "Always 1; its labels tell what was built."}, []string{"version", "revision", "goversion"})
+	info.WithLabelValues(version, revision, goVersion).Set(1)
+
+	s.Registry.MustRegister(
+		info, s.Connections, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved,
+		s.Indicators, s.CacheRequests, s.CacheEntries, s.VTRequests, s.VTRequestDuration, s.VTQuotaRemaining, s.VTQueueLength,
+		s.EventsStored, s.EventsDeadLettered, s.OutputRetries, s.OutputFilesDeleted, s.OutputUp, s.DeadLetterBytes,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return s
+}
