@@ -1,0 +1,44 @@
+# Few targets; each does one thing that README.md or CONTRIBUTING.md names.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check fuzz bench test-real clean
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
+
+# The race detector needs cgo, and that a C compiler.
+CC_FOUND := $(shell command -v $$(go env CC) 2>/dev/null)
+RACE     := $(if $(CC_FOUND),-race)
+TEST     := $(if $(CC_FOUND),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE)
+
+FUZZTIME ?= 1m
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
+
+build: ## the binary, ./vtsidecar
+	$(BUILD) -o vtsidecar .
+
+demo: ## the main job before your eyes, with a stand-in VirusTotal on loopback
+	@scripts/demo.sh
+
+test: ## all tests; with the race detector where a C compiler is present
+	$(TEST) ./...
+
+check: ## format, vet, linter, race, tidy modules, clean tree
+	@scripts/check.sh
+	$(TEST) ./...
+	@scripts/check.sh tree
+
+fuzz: ## every fuzz target for FUZZTIME each (default 1m)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+bench: ## whole processes side by side, as ratios to a floor
+	go run ./internal/bench
+
+test-real: ## real Filebeat against the real binary; installs strace where it is missing
+	@scripts/test-real.sh
+
+clean: ## what the other targets left behind, but not the cached Filebeat
+	rm -rf vtsidecar bin
