@@ -43,7 +43,9 @@ const (
 )
 
 // EngineVerdict is what one engine says. Engine strings are interned by the
-// source, since 10,000 answers name the same 90 engines.
+// source, since 10,000 answers name the same 90 engines (InternEngine). Engine
+// is empty where an answer counts an engine without naming it: such a verdict
+// counts, but there is nothing to show.
 type EngineVerdict struct {
 	Engine   string
 	Category Category
