@@ -1,0 +1,185 @@
+package configs
+
+import (
+	"flag"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// This file is the only one that knows of urfave/cli. Its own flag types split
+// lists at every comma and keep their state in the declaration, so that one
+// declaration cannot stand on the program and on a command; this one leaves
+// values as text and its state in the flag set.
+
+// Flags are the flags of all settings, for the program and for the commands
+// that show them in their help.
+func Flags() []cli.Flag { return makeFlags(false) }
+
+// HiddenFlags are the same flags for commands whose help would drown in them.
+func HiddenFlags() []cli.Flag { return makeFlags(true) }
+
+func makeFlags(hide bool) []cli.Flag {
+	flags := make([]cli.Flag, 0, len(table)+len(later))
+	for i := range table {
+		flags = append(flags, &settingFlag{Setting: table[i].public(), hidden: hide})
+	}
+	// Known to the command line, so that Load can say that they come later.
+	for _, name := range later {
+		flags = append(flags, &settingFlag{Setting: Setting{Name: name}, hidden: true})
+	}
+	return flags
+}
+
+// settingFlag declares one flag. It has no state.
+type settingFlag struct {
+	Setting
+	hidden bool
+}
+
+var (
+	_ cli.DocGenerationSliceFlag = (*settingFlag)(nil)
+	_ cli.CategorizableFlag      = (*settingFlag)(nil)
+)
+
+func (f *settingFlag) Apply(set *flag.FlagSet) error {
+	set.Var(&flagValue{boolean: f.Bool}, f.Name, f.Doc)
+	return nil
+}
+func (f *settingFlag) Names() []string        { return []string{f.Name} }
+func (f *settingFlag) IsSet() bool            { return false } // the flag set knows
+func (f *settingFlag) IsVisible() bool        { return !f.hidden }
+func (f *settingFlag) TakesValue() bool       { return !f.Bool }
+func (f *settingFlag) IsSliceFlag() bool      { return f.List }
+func (f *settingFlag) GetUsage() string       { return strings.ReplaceAll(f.Doc, "`", "") }
+func (f *settingFlag) GetValue() string       { return f.Default }
+func (f *settingFlag) GetDefaultText() string { return f.Default }
+func (f *settingFlag) GetEnvVars() []string   { return nil } // one rule names them all
+func (f *settingFlag) String() string         { return cli.FlagStringer(f) }
+
+func (f *settingFlag) GetCategory() string {
+	section, _, dotted := strings.Cut(f.Name, ".")
+	if !dotted {
+		return ""
+	}
+	return section
+}
+
+// flagValue collects what one flag set is given for one flag.
+type flagValue struct {
+	boolean bool
+	texts   []string
+}
+
+func (v *flagValue) Set(text string) error { v.texts = append(v.texts, text); return nil }
+func (v *flagValue) Get() any              { return v.texts }
+func (v *flagValue) IsBoolFlag() bool      { return v.boolean }
+func (v *flagValue) String() string        { return strings.Join(v.texts, ",") }
+
+// FromContext is what the flags gave: those before the command first, then
+// those after it.
+func FromContext(c *cli.Context) []Value {
+	var values []Value
+	lineage := c.Lineage()
+	for i := len(lineage) - 1; i >= 0; i-- {
+		ctx := lineage[i]
+		if ctx.Command == nil { // the background above the program
+			continue
+		}
+		for _, name := range ctx.LocalFlagNames() {
+			texts, ok := ctx.Value(name).([]string)
+			if !ok || find(name) == nil && !isLater(name) {
+				continue
+			}
+			for _, t := range texts {
+				values = append(values, Value{Name: name, Text: t})
+			}
+		}
+	}
+	return values
+}
+
+// TakeUnknown takes flags that neither the program nor one of its commands
+// knows out of the arguments, so that they can be reported with everything
+// else, where the flag package would stop at the first. Append what it took to
+// FromContext's values. It also joins "--vt.enabled false" to one argument,
+// which the flag package would take for a flag and a command.
+func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
+	takesValue := map[string]bool{"help": false, "h": false, "version": false, "v": false, "generate-bash-completion": false}
+	collect := func(flags []cli.Flag) {
+		for _, f := range flags {
+			doc, ok := f.(cli.DocGenerationFlag)
+			for _, n := range f.Names() {
+				takesValue[n] = takesValue[n] || ok && doc.TakesValue()
+			}
+		}
+	}
+	commands := map[string]bool{}
+	var walk func([]*cli.Command)
+	walk = func(cmds []*cli.Command) {
+		for _, c := range cmds {
+			for _, n := range c.Names() {
+				commands[n] = true
+			}
+			collect(c.Flags)
+			walk(c.Subcommands)
+		}
+	}
+	collect(app.Flags)
+	walk(app.Commands)
+
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		name := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
+		if arg == "--" {
+			return append(rest, args[i:]...), taken
+		}
+		if name == arg || name == "" || strings.HasPrefix(name, "-") {
+			rest = append(rest, arg)
+			continue
+		}
+		name, text, inline := strings.Cut(name, "=")
+		value, known := takesValue[name]
+		next := ""
+		if i+1 < len(args) {
+			next = args[i+1]
+		}
+		switch {
+		case known && !inline && value && i+1 < len(args):
+			rest = append(rest, arg, next)
+			i++
+		case known && !inline && isBoolSetting(name) && (next == "true" || next == "false"):
+			rest = append(rest, arg+"="+next)
+			i++
+		case known:
+			rest = append(rest, arg)
+		case len(name) == 1 && !strings.HasPrefix(arg, "--"):
+			rest = append(rest, arg) // a short flag is no setting; the command line explains it
+		default:
+			// Nothing runs with an unknown flag, so guessing which argument is its
+			// value can only change which further mistakes are seen.
+			if !inline && next != "" && !strings.HasPrefix(next, "-") && !commands[next] && !isBoolSetting(nearest(name)) {
+				text = next
+				i++
+			}
+			taken = append(taken, Value{Name: name, Text: text})
+		}
+	}
+	return rest, taken
+}
+
+func isBoolSetting(name string) bool {
+	s := find(name)
+	return s != nil && s.boolean
+}
+
+// CheckNames is the error for flags that are no settings of this version, or
+// nil: for commands that need no settings and so never call Load.
+func CheckNames(values []Value) error {
+	l := &loader{in: Sources{Flags: values}, values: make([][layers]*given, len(table)), bad: map[string]bool{}}
+	l.flags()
+	if len(l.mistakes) > 0 {
+		return &Errors{Mistakes: l.mistakes}
+	}
+	return nil
+}
