@@ -1,0 +1,121 @@
+package configs_test
+
+import (
+	"flag"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"vtsidecar/configs"
+)
+
+var update = flag.Bool("update", false, "write the table of settings into the README")
+
+const readme = "../README.md"
+
+// The table in the README is the declaration's.
+func TestReadmeTable(t *testing.T) {
+	data, err := os.ReadFile(readme)
+	if os.IsNotExist(err) {
+		t.Skip("no README yet")
+	}
+	require.NoError(t, err)
+	const begin, end = "<!-- settings -->\n", "<!-- /settings -->"
+	head, rest, found := strings.Cut(string(data), begin)
+	if !found {
+		t.Skip("the README has no place for the table yet")
+	}
+	table, tail, found := strings.Cut(rest, end)
+	require.True(t, found, "the README's table has no end")
+	want := "\n" + configs.MarkdownTable() + "\n"
+	if *update && table != want {
+		require.NoError(t, os.WriteFile(readme, []byte(head+begin+want+end+tail), 0o644))
+		return
+	}
+	require.True(t, table == want, "the README's table of settings is old; run: go test ./configs -run TestReadmeTable -update")
+}
+
+func TestMarkdownTable(t *testing.T) {
+	rows := strings.Split(strings.TrimSuffix(configs.MarkdownTable(), "\n"), "\n")
+	require.Len(t, rows, 2+len(configs.Settings()))
+	bar := regexp.MustCompile(`(^|[^\\])\|`)
+	for _, r := range rows {
+		assert.Len(t, bar.FindAllString(r, -1), 4, r)
+	}
+}
+
+// The annotated file says what holds without it, and misses no setting.
+func TestAnnotatedFile(t *testing.T) {
+	data, err := os.ReadFile("vtsidecar.yml")
+	require.NoError(t, err)
+
+	plain := load(t, configs.Sources{})
+	c := load(t, sources(nil, nil, string(data), nil))
+	for i, e := range c.Effective() {
+		if e.Name == "config" {
+			continue
+		}
+		d := plain.Effective()[i]
+		assert.Equal(t, normal(d.Value), normal(e.Value), e.Name)
+	}
+	c.File = ""
+	c.Warnings, plain.Warnings = nil, nil
+	assert.Equal(t, settingsOnly(plain), settingsOnly(c), "the file's values are the defaults")
+
+	// With the commented examples taken in, every setting is there.
+	uncommented := regexp.MustCompile(`(?m)^(\s*)#([a-z_]+:)`).ReplaceAllString(string(data), "$1$2")
+	var tree map[string]any
+	require.NoError(t, yaml.Unmarshal([]byte(uncommented), &tree))
+	there := map[string]bool{}
+	flatten("", tree, there)
+	known := map[string]bool{"config": true}
+	for _, s := range configs.Settings() {
+		known[s.Name] = true
+		if s.Name != "config" {
+			assert.True(t, there[s.Name], "%s is not in the annotated file", s.Name)
+		}
+	}
+	for name := range there {
+		ok := known[name]
+		for k := range known {
+			ok = ok || strings.HasPrefix(k, name+".") || strings.HasPrefix(name, k+".")
+		}
+		assert.True(t, ok, "%s is no setting", name)
+	}
+
+	// The examples are right too, apart from the files that they name.
+	uncommented = strings.Replace(uncommented, "  api_key: 0123456789abcdef\n", "", 1)
+	cert, key := pair(t, time.Now().Add(time.Hour))
+	disk := files{"/etc/vtsidecar/server.crt": cert, "/etc/vtsidecar/server.key": key, "/etc/vtsidecar/ca.crt": cert,
+		"/etc/vtsidecar/skip.txt": "example.net\n", "/etc/vtsidecar/api_key": "0123\n"}
+	c = load(t, sources(nil, nil, uncommented, disk))
+	assert.Equal(t, "0123", c.VT.APIKey)
+	assert.NotNil(t, c.Input.TLS)
+}
+
+func flatten(prefix string, tree map[string]any, into map[string]bool) {
+	for k, v := range tree {
+		into[prefix+k] = true
+		if below, ok := v.(map[string]any); ok {
+			flatten(prefix+k+".", below, into)
+		}
+	}
+}
+
+// normal takes away what lists may differ in.
+func normal(s string) string { return strings.ReplaceAll(s, " ", "") }
+
+// settingsOnly is a copy without where things came from.
+func settingsOnly(c *configs.Config) configs.Config {
+	return configs.Config{
+		DataDir: c.DataDir, Input: c.Input, Fields: c.Fields, FieldsMaxValues: c.FieldsMaxValues, Details: c.Details, ID: c.ID, Skip: c.Skip,
+		VT: c.VT, Cache: c.Cache, OutputFile: c.OutputFile, DeadLetterBytes: c.DeadLetterBytes, AdminAddress: c.AdminAddress,
+		LogLevel: c.LogLevel, LogFormat: c.LogFormat, ShutdownTimeout: c.ShutdownTimeout,
+	}
+}
