@@ -5,10 +5,18 @@
 // the places where the document is spliced in; for a valid event exactly one
 // valid line comes out, in which all else is byte for byte what came in, but
 // for the exceptions that the contract names. It allocates nothing per event.
+//
+// Where to look: compile.go turns the settings into a tree of paths with one
+// hash table over it, pass.go is the pass, text.go reads strings and numbers,
+// digest.go holds the arithmetic of paths and identity, line.go writes.
 package scan
 
-// MaxDepth is how deeply objects and arrays of an event may nest.
+// MaxDepth is how deeply objects and arrays of an event may nest; the event
+// itself is the first level.
 const MaxDepth = 1000
+
+// defaultMaxValues bounds Result.Values where Config.MaxValues is 0.
+const defaultMaxValues = 4096
 
 // Field is one configured field.
 type Field struct {
@@ -29,22 +37,25 @@ type Value struct {
 
 // Config says what a Scanner looks for. Its zero value finds no fields.
 type Config struct {
+	// Fields are looked for through arrays at every level. Several may have the
+	// same Path, and one may lie below another.
 	Fields []Field
+	// MaxValues is how many Values of one event are kept, so that an event of
+	// ten million short strings does not become a gigabyte of them; 0: 4096.
+	MaxValues int
 }
 
-// Scanner is a compiled Config. It is immutable and safe for concurrent use.
-type Scanner struct{}
-
-// New compiles the configuration.
-func New(cfg Config) (*Scanner, error) { panic("not written yet") }
-
-// Result is what one Scan found. Reuse it for the next event: its memory stays.
-// Its slices are valid until then, and as long as the scanned bytes are.
+// Result is what one Scan found. Reuse it for the next event: its memory stays,
+// unless it has become out of proportion. Its slices are valid until then, and
+// as long as the scanned bytes are. It belongs to one goroutine at a time. The
+// zero value is ready.
 type Result struct {
 	Values []Value
+	// Dropped is how many values were found beyond Config.MaxValues.
+	Dropped int
 
-	// Digest is the order-independent digest of all leaves outside @metadata,
-	// less the volatile ones.
+	// Digest is the order-independent digest of all leaves outside @metadata and
+	// outside an incoming arcanna.ioc, less the volatile ones.
 	Digest [16]byte
 	// HasPosition: the event names its place in its source (log.file.path with
 	// log.offset, winlog.record_id with its channel and computer, …), so the
@@ -55,26 +66,55 @@ type Result struct {
 	MetadataID []byte
 	// HadVerdict: the event came with an arcanna.ioc, nested or dotted.
 	HadVerdict bool
+
+	// What AppendLine needs. All offsets are into the scanned bytes.
+	begin, end int    // the top-level object: its '{', and behind its '}'
+	filled     bool   // after all cuts the top-level object still has members
+	breaks     bool   // CR or LF between tokens
+	cuts       []span // what goes: @metadata and incoming verdicts, ascending
+	metaCuts   []span // what goes where an incoming verdict stays
+	site       site   // where our verdict goes in
+	siteAt     int    // with siteObject: the '}' of the arcanna object
+	siteFilled bool   // with siteObject: after all cuts it still has members
+
+	// Scratch; meaningless between scans.
+	text    []byte    // unescaped strings of this event; Values and MetadataID point into it
+	copied  []byte    // the event, where it came without a sentinel
+	stack   []frame   // the open containers
+	virtual []virtual // hash objects that exist only in dotted keys
+	groups  int       // groups given out
 }
+
+// span is a range of bytes.
+type span struct{ from, to int }
+
+// site says where our verdict goes in.
+type site uint8
+
+const (
+	siteEnd    site = iota // "arcanna":{"ioc":…} at the end of the event
+	siteObject             // "ioc":… at the end of the event's arcanna object
+	siteDotted             // "arcanna.ioc":… at the end of the event: its arcanna is no object
+)
 
 // Malformed is why an event is no JSON object. Its text never quotes the event.
 type Malformed struct {
-	Reason string // "not an object", "invalid UTF-8", …
+	Reason string // "not an object", "invalid UTF-8", …; one of a small fixed set
 	Offset int    // byte where it was noticed
 }
 
 func (m *Malformed) Error() string { return m.Reason }
 
-// Scan reads one event. raw must have event.Sentinel readable bytes behind it
-// in its capacity, or it is copied first. The error is a *Malformed.
-func (s *Scanner) Scan(raw []byte, r *Result) error { panic("not written yet") }
-
-// AppendLine appends the event that r describes as one line, ended by "\n":
-// without @metadata, without an incoming arcanna.ioc, with CR and LF between
-// tokens as spaces, and with ioc (a JSON object) as arcanna.ioc.
-// raw is the slice that was scanned.
-func (r *Result) AppendLine(dst, raw, ioc []byte) []byte { panic("not written yet") }
-
-// AppendLineKeepingVerdict is AppendLine for a trusted event that brought its
-// own arcanna.ioc: that stays as it is.
-func (r *Result) AppendLineKeepingVerdict(dst, raw []byte) []byte { panic("not written yet") }
+// The reasons. They are stable: people search for them.
+const (
+	reasonNotObject = "not an object"
+	reasonBOM       = "byte order mark"
+	reasonEnd       = "unexpected end"
+	reasonUTF8      = "invalid UTF-8"
+	reasonControl   = "control character in a string"
+	reasonEscape    = "invalid escape"
+	reasonNumber    = "invalid number"
+	reasonSyntax    = "unexpected character"
+	reasonDepth     = "nested too deeply"
+	reasonAfter     = "data after the object"
+)

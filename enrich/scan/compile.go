@@ -1,0 +1,210 @@
+package scan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// none is "no node": nothing that anybody asked for lies here or below.
+const none = -1
+
+// node is one path of the tree of all paths that mean something. Immutable
+// once New has returned.
+type node struct {
+	segment string // its last segment
+	parent  int32
+	branch  bool // it has nodes below it
+
+	fields []int32 // strings here are values of these fields
+	hashes []int32 // objects here are objects of hashes for these fields
+
+	role  role
+	fact  uint16 // bit in the position table, or 0
+	kinds uint8  // the kinds of leaf that make it a fact
+}
+
+// role is what a path means to this package itself.
+type role uint8
+
+const (
+	rolePlain     role = iota
+	roleMetadata       // @metadata: cut
+	roleMetaID         // @metadata._id
+	roleArcanna        // arcanna: our verdict goes in here
+	roleVerdict        // arcanna.ioc: cut, unless it is trusted
+	roleVolatile       // differs between two sends of one event
+	roleTimestamp      // differs between two reads of one line of a file
+)
+
+// Kinds of leaf.
+const (
+	kindText   uint8 = 1 << iota // a non-empty string
+	kindNumber                   // a number
+)
+
+var roles = []struct {
+	path string
+	role role
+}{
+	{"@metadata", roleMetadata},
+	{"@metadata._id", roleMetaID},
+	{"arcanna", roleArcanna},
+	{"arcanna.ioc", roleVerdict},
+	{"agent.ephemeral_id", roleVolatile}, // one per start of the Beat
+	{"event.created", roleVolatile},      // when the Beat read it
+	{"event.ingested", roleVolatile},
+	{"@timestamp", roleTimestamp},
+}
+
+// facts are the leaves that together name an event's place in its source.
+//
+//   - File inputs (log, filestream, container; Filebeat 7, 8 and 9) set log.offset
+//     and log.file.path on every line. From 8 on filestream adds log.file.inode,
+//     device_id and fingerprint; older ones do not, so they are not asked for: they
+//     are leaves, and in the digest where they are sent. The aws-s3 input sets the
+//     same two fields, the path being the object's URL, and an @metadata._id.
+//   - Winlogbeat sets winlog.channel and winlog.record_id, a number up to 7.2 and a
+//     string since; computer_name tells forwarded events apart.
+//   - The kafka input sets kafka.topic, partition and offset.
+//   - The journald input keeps its cursor to itself (in its registry): such
+//     events have no position. Nor have syslog, TCP, UDP and HTTP inputs.
+//   - Filebeat 6 sent source and offset. Other senders use these names for other
+//     things, and a position that is none would make two events one: not taken.
+var facts = []struct {
+	path  string
+	kinds uint8
+}{
+	{"log.file.path", kindText},
+	{"log.offset", kindNumber}, // 0 is a place too
+	{"winlog.channel", kindText},
+	{"winlog.computer_name", kindText},
+	{"winlog.record_id", kindText | kindNumber},
+	{"kafka.topic", kindText},
+	{"kafka.partition", kindNumber},
+	{"kafka.offset", kindNumber},
+}
+
+// Sets of facts, as bits by their place in the table above.
+const (
+	factsFile   = 1<<0 | 1<<1
+	factsWinlog = 1<<2 | 1<<3 | 1<<4
+	factsKafka  = 1<<5 | 1<<6 | 1<<7
+)
+
+// hasPosition says whether the facts found in an event name its place.
+func hasPosition(found uint16) bool {
+	return found&factsFile == factsFile || found&factsWinlog == factsWinlog || found&factsKafka == factsKafka
+}
+
+// slot is one place of the hash table.
+type slot struct {
+	hash uint64
+	node int32 // none: empty
+}
+
+// Scanner is a compiled Config. It is immutable and safe for concurrent use.
+type Scanner struct {
+	nodes     []node // nodes[0] is the event itself
+	slots     []slot // open addressing by path hash; a power of two, at most a quarter full
+	arcanna   int32  // the node of "arcanna"
+	maxValues int
+}
+
+// New compiles the configuration. All mistakes in it are reported at once.
+func New(cfg Config) (*Scanner, error) {
+	s := &Scanner{nodes: []node{{parent: none}}, maxValues: cfg.MaxValues}
+	if s.maxValues == 0 {
+		s.maxValues = defaultMaxValues
+	}
+	var wrong []error
+	if cfg.MaxValues < 0 {
+		wrong = append(wrong, fmt.Errorf("at most %d values: want 0 (the default) or more", cfg.MaxValues))
+	}
+	for _, x := range roles {
+		s.nodes[s.insert(x.path)].role = x.role
+	}
+	s.arcanna = s.insert("arcanna")
+	for i, x := range facts {
+		n := &s.nodes[s.insert(x.path)]
+		n.fact, n.kinds = 1<<i, x.kinds
+	}
+	for i, f := range cfg.Fields {
+		if f.Path == "" || strings.HasPrefix(f.Path, ".") || strings.HasSuffix(f.Path, ".") || strings.Contains(f.Path, "..") {
+			wrong = append(wrong, fmt.Errorf("field %q: want names joined by single dots", f.Path))
+			continue
+		}
+		n := &s.nodes[s.insert(f.Path)]
+		n.fields = append(n.fields, int32(i))
+		if f.Hashes {
+			n.hashes = append(n.hashes, int32(i))
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, fmt.Errorf("compile fields: %w", errors.Join(wrong...))
+	}
+	s.index()
+	return s, nil
+}
+
+// insert returns the node of a path, and makes it and those above it if needed.
+func (s *Scanner) insert(path string) int32 {
+	at := int32(0)
+	for seg := range strings.SplitSeq(path, ".") {
+		at = s.child(at, seg)
+	}
+	return at
+}
+
+func (s *Scanner) child(parent int32, segment string) int32 {
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.parent == parent && n.segment == segment {
+			return int32(i)
+		}
+	}
+	s.nodes[parent].branch = true
+	s.nodes = append(s.nodes, node{segment: segment, parent: parent})
+	return int32(len(s.nodes) - 1)
+}
+
+// index builds the hash table. Paths are hashed as the pass hashes them, so a
+// path costs one slot however an event groups it into dotted keys and objects.
+func (s *Scanner) index() {
+	size := 64
+	for size < 4*len(s.nodes) {
+		size *= 2
+	}
+	s.slots = make([]slot, size)
+	for i := range s.slots {
+		s.slots[i].node = none
+	}
+	hashes := make([]uint64, len(s.nodes))
+	hashes[0] = rootPath
+	for i := 1; i < len(s.nodes); i++ { // parents come before their children
+		n := &s.nodes[i]
+		hashes[i] = extend(hashes[n.parent], segmentHash([]byte(n.segment)))
+		at := hashes[i] & uint64(size-1)
+		for s.slots[at].node != none {
+			at = (at + 1) & uint64(size-1)
+		}
+		s.slots[at] = slot{hashes[i], int32(i)}
+	}
+}
+
+// find returns the node of segment below parent; path is the hash of both. A
+// hit is checked against the bytes, so that equal hashes of different paths do
+// no harm here.
+func (s *Scanner) find(parent int32, path uint64, segment []byte) int32 {
+	mask := uint64(len(s.slots) - 1)
+	for at := path & mask; ; at = (at + 1) & mask {
+		x := &s.slots[at]
+		if x.node == none {
+			return none
+		}
+		if x.hash == path {
+			if n := &s.nodes[x.node]; n.parent == parent && n.segment == string(segment) {
+				return x.node
+			}
+		}
+	}
+}

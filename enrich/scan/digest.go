@@ -1,0 +1,92 @@
+package scan
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/zeebo/xxh3"
+)
+
+// The identity digest is the sum of one 128-bit hash per leaf, each seeded by
+// the hash of the leaf's path. A sum does not care for order, which is what
+// libbeat's maps need, and unlike an exclusive or it does not forget a leaf
+// that stands there twice.
+//
+// Risk accepted: none of this is cryptographic, and it must not depend on a
+// secret, since a resend after a restart, or to another server of the fleet,
+// has to give the same identity. Who can send events of his own and knows all of
+// another event in advance, its offset included, could make one that collides.
+
+// Path hashes are chained segment by segment, and a dot in a key begins a new
+// segment. So {"a":{"b":1}} and {"a.b":1} have one path by construction.
+//
+// Every salt holds a byte that no valid UTF-8 has: a key can never cancel it.
+const (
+	saltKeyA  = 0xff51afd7ed558ccd
+	saltKeyB  = 0xc4ceb9fe1a85ecff
+	saltPath  = 0xff9e3779b97f4a7c
+	saltSeg   = 0xbf58476d1ce4ff5b
+	saltIndex = 0x94d049bb1331ffeb
+	rootPath  = 0x2545f4914f6cdd1d
+
+	tagString = 0x9fb21c651e98df25 // leaves that are strings
+	tagPlain  = 0xd6e8feb86659fd93 // numbers, literals, {} and []: no two of them share a spelling
+)
+
+// fold multiplies to 128 bits and folds them to 64.
+func fold(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
+
+// segmentShort hashes a segment of n <= 16 bytes: a holds the first eight, b
+// the others, zero-padded.
+func segmentShort(a, b uint64, n int) uint64 {
+	return fold(a^saltKeyA, b^saltKeyB^uint64(n)<<32)
+}
+
+// segmentHash is segmentShort for bytes of any length.
+func segmentHash(seg []byte) uint64 {
+	if len(seg) > 16 {
+		return xxh3.Hash(seg)
+	}
+	var w [16]byte
+	copy(w[:], seg)
+	return segmentShort(binary.LittleEndian.Uint64(w[:8]), binary.LittleEndian.Uint64(w[8:]), len(seg))
+}
+
+// extend is the path hash of a segment below path.
+func extend(path, segment uint64) uint64 { return fold(path^saltPath, segment^saltSeg) }
+
+// extendIndex hashes the way through arrays: where is 0 outside of arrays, path
+// that of the array. Indexes are kept apart from the path, because fields are
+// found through arrays whatever the index, while the digest tells them apart.
+func extendIndex(where, path, index uint64) uint64 {
+	return fold(where+index+1, path^saltIndex) | 1 // never 0: that is "outside"
+}
+
+// sum is an order-independent sum of leaf hashes.
+type sum struct{ lo, hi, leaves uint64 }
+
+func (s *sum) add(h xxh3.Uint128) {
+	var carry uint64
+	s.lo, carry = bits.Add64(s.lo, h.Lo, 0)
+	s.hi, _ = bits.Add64(s.hi, h.Hi, carry)
+	s.leaves++
+}
+
+func (s *sum) addSum(t sum) {
+	var carry uint64
+	s.lo, carry = bits.Add64(s.lo, t.lo, 0)
+	s.hi, _ = bits.Add64(s.hi, t.hi, carry)
+	s.leaves += t.leaves
+}
+
+// digest mixes the sum, so that near sums do not give near identities.
+func (s *sum) digest() [16]byte {
+	var b [24]byte
+	binary.LittleEndian.PutUint64(b[0:], s.lo)
+	binary.LittleEndian.PutUint64(b[8:], s.hi)
+	binary.LittleEndian.PutUint64(b[16:], s.leaves)
+	return xxh3.Hash128(b[:]).Bytes()
+}
