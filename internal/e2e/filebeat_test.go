@@ -1,0 +1,101 @@
+//go:build real
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// beat is a run of real Filebeat over one log file and its rotated forms.
+type beat struct {
+	*process
+	home string
+}
+
+// settings of one run of Filebeat.
+type settings struct {
+	output string // lines under output.logstash, beside hosts
+	raw    bool   // keep the line in message, and decode it beside that; else Filebeat's json.keys_under_root
+	once   bool   // end when everything was read and acknowledged
+}
+
+// startFilebeat reads the log at path, and path.N, and sends to address.
+func startFilebeat(t *testing.T, path, address string, s settings) *beat {
+	t.Helper()
+	home := t.TempDir()
+	var c strings.Builder
+	// Only how often files are looked at is set: it shortens the test.
+	fmt.Fprintf(&c, `
+filebeat.inputs:
+- type: log
+  paths: [%q, %q]
+  scan_frequency: 1s
+  max_backoff: 1s
+  close_eof: %t
+`, path, path+".*", s.once)
+	if s.raw {
+		c.WriteString("processors: [{decode_json_fields: {fields: [message], target: \"\"}}]\n")
+	} else {
+		c.WriteString("  json.keys_under_root: true\n")
+	}
+	fmt.Fprintf(&c, "output.logstash:\n  hosts: [%q]\n", address)
+	for line := range strings.Lines(s.output) {
+		fmt.Fprintf(&c, "  %s", line)
+	}
+	config := filepath.Join(home, "filebeat.yml")
+	require.NoError(t, os.WriteFile(config, []byte(c.String()), 0o600))
+
+	args := []string{"run", "-e", "-c", config, "--path.home", home, "--strict.perms=false"}
+	if s.once {
+		args = append(args, "--once")
+	}
+	return &beat{process: start(t, "filebeat", os.Getenv("FILEBEAT"), args...), home: home}
+}
+
+// truncated is what Filebeat says when it finds a file shorter than what it has
+// read.
+var truncated = regexp.MustCompile(`File was truncated`)
+
+// acked waits until Filebeat's registry has the end of the file: everything in
+// it was read, sent and acknowledged.
+func (b *beat) acked(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	stat := info.Sys().(*syscall.Stat_t)
+	file := fmt.Sprintf("::%d-%d", stat.Ino, stat.Dev)
+	var offset int64
+	require.Eventually(t, func() bool {
+		offset = b.offset(file)
+		return offset == info.Size()
+	}, patience, 50*time.Millisecond, "Filebeat's acks stop short of the end of %s, %d bytes", path, info.Size())
+}
+
+// offset is the last one in the registry's log for a file, named by inode and
+// device.
+func (b *beat) offset(file string) int64 {
+	log, _ := os.ReadFile(filepath.Join(b.home, "data/registry/filebeat/log.json")) // not there yet, at first
+	offset := int64(-1)
+	for line := range bytes.Lines(log) {
+		var entry struct {
+			K string
+			V struct{ Offset *int64 }
+		}
+		// Each change is two lines, the operation and its values; the last may be torn.
+		if json.Unmarshal(line, &entry) == nil && strings.HasSuffix(entry.K, file) && entry.V.Offset != nil {
+			offset = *entry.V.Offset
+		}
+	}
+	return offset
+}
