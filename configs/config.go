@@ -22,7 +22,7 @@ type Config struct {
 	File    string // config: the YAML file that was read; empty: none
 	DataDir string // path.data; never empty
 
-	Input           Input
+	Input           Listener
 	Fields          []string // texts of fields; what they mean is the enrichment's affair. Empty: nothing is looked up
 	FieldsMaxValues int      // at least 1
 	Details         string   // document.details: "hits", "all", "none"
@@ -45,8 +45,8 @@ type Config struct {
 	effective []EffectiveSetting
 }
 
-// Input is what the listener allows.
-type Input struct {
+// Listener is what the listener allows.
+type Listener struct {
 	Address        string
 	TLS            *tls.Config // nil: plain TCP
 	TrustVerdicts  bool

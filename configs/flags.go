@@ -176,7 +176,7 @@ func isBoolSetting(name string) bool {
 // CheckNames is the error for flags that are no settings of this version, or
 // nil: for commands that need no settings and so never call Load.
 func CheckNames(values []Value) error {
-	l := &loader{in: Sources{Flags: values}, values: make([][layers]*given, len(table)), bad: map[string]bool{}}
+	l := &loader{in: Input{Flags: values}, values: make([][layers]*given, len(table)), bad: map[string]bool{}}
 	l.flags()
 	if len(l.mistakes) > 0 {
 		return &Errors{Mistakes: l.mistakes}

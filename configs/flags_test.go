@@ -67,7 +67,7 @@ func TestFlagValues(t *testing.T) {
 
 	// Lists add up over both places, in the order of reading; scalars: the later one.
 	values, _, _ = parse(t, "--skip.domains=a.example", "--log.level=debug", "serve", "--skip.domains=b.example", "--log.level=error")
-	c := load(t, configs.Sources{Flags: values})
+	c := load(t, configs.Input{Flags: values})
 	assert.Equal(t, []string{"a.example", "b.example"}, c.Skip.Domains)
 	assert.Equal(t, "error", c.LogLevel)
 }
@@ -75,7 +75,7 @@ func TestFlagValues(t *testing.T) {
 func TestUnknownFlagsAreAllReported(t *testing.T) {
 	values, unknown, ran := parse(t, "--input.adress", "127.0.0.1:1", "--what", "serve", "--vt.enbled", "--cache.ttl=0", "--ecs.threat", "true", "--output.elasticsearch.foo=x", "--vt.wait", "1s")
 	assert.Equal(t, "serve", ran)
-	_, err := configs.Load(configs.Sources{Flags: append(values, unknown...)})
+	_, err := configs.Load(configs.Input{Flags: append(values, unknown...)})
 	require.Error(t, err)
 	assert.ElementsMatch(t, []string{
 		"--input.adress (flag): is not known: did you mean --input.address?",

@@ -36,7 +36,7 @@ func FuzzSettings(f *testing.F) {
 			strings.HasPrefix(env, "VT_API_KEY=") || strings.HasPrefix(env, "VTSIDECAR_VT_API_KEY=")
 
 		disk := files{"/c.yml": yaml, "/file": text}
-		cfg, err := configs.Load(configs.Sources{
+		cfg, err := configs.Load(configs.Input{
 			Flags:    []configs.Value{{Name: "config", Text: "/c.yml"}, {Name: name, Text: text}},
 			Environ:  []string{env, "VT_API_KEY=" + secret},
 			ReadFile: disk.read,
@@ -46,9 +46,13 @@ func FuzzSettings(f *testing.F) {
 				t.Fatal("neither settings nor an error")
 			}
 			for _, e := range cfg.Effective() {
-				if (e.Name == "vt.api_key" || e.Name == "vt.proxy_url") && strings.Contains(e.Value, secret) {
+				if (e.Name == "vt.api_key" || e.Name == "vt.proxy_url") && strings.Contains(e.Text, secret) {
 					t.Fatalf("%s shows a secret", e.Name)
 				}
+			}
+			printed := files{"/c.yml": cfg.YAML(), "/file": text}
+			if _, err := configs.Load(configs.Input{Flags: []configs.Value{{Name: "config", Text: "/c.yml"}}, ReadFile: printed.read}); err != nil {
+				t.Fatalf("what is printed cannot be loaded: %v\n%s", err, cfg.YAML())
 			}
 			return
 		}

@@ -16,9 +16,9 @@ import (
 // Value is a setting as it was given by a flag.
 type Value struct{ Name, Text string }
 
-// Sources is everything that settings are made of. Nothing else is consulted, so
+// Input is everything that settings are made of. Nothing else is consulted, so
 // equal inputs make equal settings.
-type Sources struct {
+type Input struct {
 	Flags   []Value  // in the order they were given; see FromContext
 	Environ []string // as os.Environ gives it
 
@@ -36,9 +36,9 @@ type Sources struct {
 
 // EffectiveSetting is what holds for one setting, and why.
 type EffectiveSetting struct {
-	Name  string
-	Value string // as text that would be taken again; secrets are xxxxx
-	From  string // "flag", "environment variable …", "FILE:LINE", "default"
+	Name string
+	Text string // would be taken again as it stands; secrets are xxxxx
+	From string // "flag", "environment variable …", "FILE:LINE", "default"
 }
 
 // Effective is every setting with the value that holds, in the order of the
@@ -70,7 +70,7 @@ type given struct {
 
 // loader is one run of Load.
 type loader struct {
-	in       Sources
+	in       Input
 	cfg      *Config
 	mistakes []Mistake
 	// values has the layers of each setting of the table, by index.
@@ -83,7 +83,7 @@ type loader struct {
 // environment, then the file, then defaults. The files that settings name are
 // read here; nothing is opened to be kept. The error is an *Errors with every
 // mistake that could be found.
-func Load(in Sources) (*Config, error) {
+func Load(in Input) (*Config, error) {
 	if in.ReadFile == nil {
 		in.ReadFile = readFile
 	}
@@ -424,32 +424,32 @@ func (l *loader) outsideChecks() {
 func (l *loader) listing() {
 	for i := range table {
 		s := &table[i]
-		e := EffectiveSetting{Name: s.name, Value: s.def, From: "default"}
+		e := EffectiveSetting{Name: s.name, Text: s.def, From: "default"}
 		if g := l.values[i][l.winner(i)]; g != nil {
-			e.Value, e.From = strings.Join(g.texts, ""), g.where
+			e.Text, e.From = strings.Join(g.texts, ""), g.where
 			if s.list {
-				e.Value = joinList(g.texts)
+				e.Text = joinList(g.texts)
 			}
 		}
 		switch s.name {
 		case "vt.api_key":
-			if e.Value == "" && l.cfg.VT.APIKey != "" {
-				e.Value, e.From = hidden, l.where("vt.api_key_file")
+			if e.Text == "" && l.cfg.VT.APIKey != "" {
+				e.Text, e.From = hidden, l.where("vt.api_key_file")
 			}
 		case "vt.proxy_url":
 			if p := l.cfg.VT.Proxy.URL; p != nil {
 				shown := *p
 				shown.User = nil
-				e.Value = shown.String()
+				e.Text = shown.String()
 				if p.User != nil {
-					e.Value = strings.Replace(e.Value, "://", "://"+hidden+"@", 1)
+					e.Text = strings.Replace(e.Text, "://", "://"+hidden+"@", 1)
 				}
 			}
 		case "output.file.path":
-			e.Value = l.cfg.OutputFile.Path
+			e.Text = l.cfg.OutputFile.Path
 		}
-		if s.secret && e.Value != "" {
-			e.Value = hidden
+		if s.secret && e.Text != "" {
+			e.Text = hidden
 		}
 		l.cfg.effective = append(l.cfg.effective, e)
 	}

@@ -29,13 +29,13 @@ func (f files) read(path string) ([]byte, error) {
 	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 }
 
-// sources makes Sources of flags ("name=text"), variables and a file.
-func sources(flags, env []string, yaml string, more files) configs.Sources {
+// sources makes Input of flags ("name=text"), variables and a file.
+func sources(flags, env []string, yaml string, more files) configs.Input {
 	disk := files{}
 	for k, v := range more {
 		disk[k] = v
 	}
-	in := configs.Sources{Environ: env, ReadFile: disk.read}
+	in := configs.Input{Environ: env, ReadFile: disk.read}
 	for _, f := range flags {
 		name, text, _ := strings.Cut(f, "=")
 		in.Flags = append(in.Flags, configs.Value{Name: name, Text: text})
@@ -47,7 +47,7 @@ func sources(flags, env []string, yaml string, more files) configs.Sources {
 	return in
 }
 
-func load(t *testing.T, in configs.Sources) *configs.Config {
+func load(t *testing.T, in configs.Input) *configs.Config {
 	t.Helper()
 	cfg, err := configs.Load(in)
 	require.NoError(t, err)
@@ -55,7 +55,7 @@ func load(t *testing.T, in configs.Sources) *configs.Config {
 }
 
 // mistakes is what Load says, by line.
-func mistakes(t *testing.T, in configs.Sources) []string {
+func mistakes(t *testing.T, in configs.Input) []string {
 	t.Helper()
 	cfg, err := configs.Load(in)
 	require.Error(t, err)
@@ -68,7 +68,7 @@ func mistakes(t *testing.T, in configs.Sources) []string {
 }
 
 func TestDefaultsAreTheContract(t *testing.T) {
-	c := load(t, configs.Sources{})
+	c := load(t, configs.Input{})
 	assert.Equal(t, "./data", c.DataDir)
 	assert.Equal(t, "127.0.0.1:5044", c.Input.Address)
 	assert.Nil(t, c.Input.TLS)
@@ -121,10 +121,10 @@ func TestPrecedence(t *testing.T) {
 	for _, e := range c.Effective() {
 		from[e.Name] = e
 	}
-	assert.Equal(t, configs.EffectiveSetting{Name: "log.level", Value: "error", From: "vtsidecar.yml:1"}, from["log.level"])
-	assert.Equal(t, configs.EffectiveSetting{Name: "vt.wait", Value: "4s", From: "environment variable VTSIDECAR_VT_WAIT"}, from["vt.wait"])
-	assert.Equal(t, configs.EffectiveSetting{Name: "cache.max_entries", Value: "9", From: "flag"}, from["cache.max_entries"])
-	assert.Equal(t, configs.EffectiveSetting{Name: "vt.timeout", Value: "10s", From: "default"}, from["vt.timeout"])
+	assert.Equal(t, configs.EffectiveSetting{Name: "log.level", Text: "error", From: "vtsidecar.yml:1"}, from["log.level"])
+	assert.Equal(t, configs.EffectiveSetting{Name: "vt.wait", Text: "4s", From: "environment variable VTSIDECAR_VT_WAIT"}, from["vt.wait"])
+	assert.Equal(t, configs.EffectiveSetting{Name: "cache.max_entries", Text: "9", From: "flag"}, from["cache.max_entries"])
+	assert.Equal(t, configs.EffectiveSetting{Name: "vt.timeout", Text: "10s", From: "default"}, from["vt.timeout"])
 	assert.Len(t, c.Effective(), len(configs.Settings()))
 }
 
@@ -174,7 +174,7 @@ func TestCommasInLists(t *testing.T) {
 	assert.Equal(t, []string{"One, Two", `C:\dir\x`, `back\`, "last"}, c.VT.EnginesIgnore)
 	for _, e := range c.Effective() {
 		if e.Name == "vt.engines_ignore" {
-			again := load(t, sources([]string{"vt.engines_ignore=" + e.Value}, nil, "", nil))
+			again := load(t, sources([]string{"vt.engines_ignore=" + e.Text}, nil, "", nil))
 			assert.Equal(t, c.VT.EnginesIgnore, again.VT.EnginesIgnore, "what is shown can be given again")
 		}
 	}
@@ -411,9 +411,9 @@ func TestSecretAndItsFile(t *testing.T) {
 			c := load(t, sources(tt.flags, tt.env, tt.yaml, disk))
 			assert.Equal(t, tt.want, c.VT.APIKey)
 			for _, e := range c.Effective() {
-				assert.NotEqual(t, tt.want, e.Value, e.Name)
+				assert.NotEqual(t, tt.want, e.Text, e.Name)
 				if e.Name == "vt.api_key" {
-					assert.Equal(t, "xxxxx", e.Value)
+					assert.Equal(t, "xxxxx", e.Text)
 					assert.NotEqual(t, "default", e.From)
 				}
 			}
@@ -430,7 +430,7 @@ func TestSecretAndItsFile(t *testing.T) {
 
 func TestSecretsStayHidden(t *testing.T) {
 	const secret = "S3CR3T-0123456789abcdef0123456789abcdef0123456789abcdef"
-	for name, in := range map[string]configs.Sources{
+	for name, in := range map[string]configs.Input{
 		"control character": sources([]string{"vt.api_key=" + secret + "\n"}, nil, "", nil),
 		"environment":       sources(nil, []string{"VT_API_KEY=" + secret + " "}, "", nil),
 		"wrong name":        sources([]string{"vt.apikey=" + secret}, []string{"VTSIDECAR_VT_APIKEY=" + secret}, "vt.api_kay: "+secret, nil),
@@ -457,9 +457,9 @@ func TestSecretsStayHidden(t *testing.T) {
 	c := load(t, sources([]string{"vt.proxy_url=http://user:" + secret + "@proxy.example:3128"}, nil, "", nil))
 	assert.Equal(t, "proxy.example:3128", c.VT.Proxy.URL.Host)
 	for _, e := range c.Effective() {
-		assert.NotContains(t, e.Value, secret)
+		assert.NotContains(t, e.Text, secret)
 		if e.Name == "vt.proxy_url" {
-			assert.Equal(t, "http://xxxxx@proxy.example:3128", e.Value)
+			assert.Equal(t, "http://xxxxx@proxy.example:3128", e.Text)
 		}
 	}
 }

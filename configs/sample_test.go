@@ -55,14 +55,14 @@ func TestAnnotatedFile(t *testing.T) {
 	data, err := os.ReadFile("vtsidecar.yml")
 	require.NoError(t, err)
 
-	plain := load(t, configs.Sources{})
+	plain := load(t, configs.Input{})
 	c := load(t, sources(nil, nil, string(data), nil))
 	for i, e := range c.Effective() {
 		if e.Name == "config" {
 			continue
 		}
 		d := plain.Effective()[i]
-		assert.Equal(t, normal(d.Value), normal(e.Value), e.Name)
+		assert.Equal(t, normal(d.Text), normal(e.Text), e.Name)
 	}
 	c.File = ""
 	c.Warnings, plain.Warnings = nil, nil
@@ -118,4 +118,22 @@ func settingsOnly(c *configs.Config) configs.Config {
 		VT: c.VT, Cache: c.Cache, OutputFile: c.OutputFile, DeadLetterBytes: c.DeadLetterBytes, AdminAddress: c.AdminAddress,
 		LogLevel: c.LogLevel, LogFormat: c.LogFormat, ShutdownTimeout: c.ShutdownTimeout,
 	}
+}
+
+// What `test config` prints can be used as a file, and holds no secret.
+func TestPrintedSettingsLoadAgain(t *testing.T) {
+	flags := []string{"vt.engines_ignore=*odd\\, one,#two,x: y", "vt.malicious=hash:3,url:7", "output.file.permissions=0640", "vt.proxy_url=none", "vt.wait=250ms",
+		"skip.networks=::1/128,192.0.2.0/24", "log.level=debug", "vt.api_key=topsecret", "input.address=[::1]:0", "output.file.path=/a b/c#d.ndjson", "path.data=~", "admin.address=off", "vt.enabled=false"}
+	c := load(t, sources(flags, nil, "cache.ttl: 3d", nil))
+	text := c.YAML()
+	assert.NotContains(t, text, "topsecret")
+	assert.Contains(t, text, "vt.api_key: xxxxx # flag\n")
+	assert.Contains(t, text, "output.file.permissions: 0640 # flag\n")
+	assert.Contains(t, text, "cache.ttl: 3d # vtsidecar.yml:1\n")
+	assert.Contains(t, text, "vt.timeout: 10s\n")
+
+	again := load(t, sources(nil, nil, text, nil))
+	c.File, again.File = "", ""
+	again.VT.APIKey = c.VT.APIKey
+	assert.Equal(t, settingsOnly(c), settingsOnly(again), text)
 }

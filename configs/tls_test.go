@@ -141,12 +141,12 @@ func TestFilesOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	yml := filepath.Join(dir, "v.yml")
 	require.NoError(t, os.WriteFile(yml, []byte("vt.wait: 3s\n"), 0o600))
-	c, err := configs.Load(configs.Sources{Flags: []configs.Value{{Name: "config", Text: yml}}})
+	c, err := configs.Load(configs.Input{Flags: []configs.Value{{Name: "config", Text: yml}}})
 	require.NoError(t, err)
 	assert.Equal(t, 3*time.Second, c.VT.Wait)
 
 	for path, part := range map[string]string{dir: "is a folder", filepath.Join(dir, "none.yml"): "does not exist", "/dev/zero": "larger than", "a\x00b": "NUL"} {
-		_, err := configs.Load(configs.Sources{Flags: []configs.Value{{Name: "config", Text: path}}})
+		_, err := configs.Load(configs.Input{Flags: []configs.Value{{Name: "config", Text: path}}})
 		require.Error(t, err)
 		assert.Contains(t, err.Error(), part)
 		assert.True(t, strings.HasPrefix(err.Error(), "config (flag): "))

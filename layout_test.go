@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The rules of the layout: imports go one way, root to rooms, rooms to
+// internal, enrich to cache; some words may stand in one room only.
+
+const module = "vtsidecar"
+
+// goPackage is what `go list -json` says of a package.
+type goPackage struct {
+	ImportPath   string
+	Dir          string
+	GoFiles      []string
+	CgoFiles     []string
+	TestGoFiles  []string
+	XTestGoFiles []string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+// rooms are the top-level folders, and what each may import of the module
+// beside itself. internal is open to all of them.
+var rooms = map[string][]string{
+	"lumber":  {},
+	"cache":   {},
+	"output":  {},
+	"configs": {},
+	"enrich":  {"cache"},
+}
+
+// inside are the rules within enrich, which is several packages.
+var inside = map[string][]string{
+	"enrich":            {"enrich/indicator", "enrich/scan", "enrich/quota"},
+	"enrich/indicator":  {},
+	"enrich/scan":       {},
+	"enrich/quota":      {},
+	"enrich/virustotal": {"enrich", "enrich/indicator"},
+}
+
+// onlyIn are libraries that belong to some places. Tests may use them anywhere,
+// for instance to be the sender.
+var onlyIn = map[string][]string{
+	"github.com/VirusTotal/vt-go":         {"enrich/virustotal"},
+	"github.com/elastic/go-lumber":        {"lumber", ".", "tests/bench"},
+	"github.com/patrickmn/go-cache":       {"cache"},
+	"github.com/urfave/cli/v2":            {".", "configs"},
+	"go.yaml.in/yaml/v3":                  {"configs"},
+	"github.com/prometheus/client_golang": {"internal/metrics", "internal/admin", ".", "lumber", "enrich", "output", "enrich/virustotal"},
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Dir,GoFiles,CgoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports", "./...").Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		t.Fatalf("go list: %s", exit.Stderr)
+	}
+	require.NoError(t, err)
+	var all []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		all = append(all, p)
+	}
+	require.NotEmpty(t, all)
+	return all
+}
+
+// inModule is the path of a package within the module, "." for root; ok is
+// false for packages of others.
+func inModule(importPath string) (string, bool) {
+	if importPath == module {
+		return ".", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+func within(name, dir string) bool { return name == dir || strings.HasPrefix(name, dir+"/") }
+
+// mayImport says whether package from may import package to, both of this module.
+func mayImport(from, to string) bool {
+	room, _, _ := strings.Cut(from, "/")
+	target, _, _ := strings.Cut(to, "/")
+	allowed, isRoom := rooms[room]
+	switch {
+	case to == ".":
+		return false
+	case from == ".":
+		return true
+	case room == "internal":
+		return target == "internal"
+	case target == "internal":
+		return true
+	case !isRoom:
+		return true // examples and benchmarks stand beside root
+	case room == target:
+		return room != "enrich" || slices.Contains(inside[from], to)
+	}
+	return slices.Contains(allowed, target)
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for _, p := range packages(t) {
+		from, ok := inModule(p.ImportPath)
+		require.True(t, ok)
+		top, _, _ := strings.Cut(from, "/")
+		if top == "enrich" {
+			assert.Contains(t, inside, from, "a new package in enrich needs its rule here")
+		}
+		for _, i := range p.Imports {
+			if to, ok := inModule(i); ok {
+				assert.True(t, mayImport(from, to), "%s imports %s", from, to)
+			}
+			for library, places := range onlyIn {
+				// deps only keeps go.mod complete while rooms are being built.
+				if within(i, library) && !slices.Contains(places, from) && from != "internal/deps" {
+					assert.Fail(t, "a library out of its room", "%s imports %s", from, i)
+				}
+			}
+		}
+	}
+}
+
+// vt-go is spoken of in one room, tests included: what others need of it is a Source.
+func TestVirusTotalStaysInItsRoom(t *testing.T) {
+	for _, p := range packages(t) {
+		from, _ := inModule(p.ImportPath)
+		for _, i := range slices.Concat(p.TestImports, p.XTestImports) {
+			if within(i, "github.com/VirusTotal/vt-go") {
+				assert.Equal(t, "enrich/virustotal", from)
+			}
+		}
+	}
+}
+
+// One exit: os.Exit, log.Fatal and their like stand in main.go and nowhere else,
+// so that every deferred close is run.
+func TestOneExit(t *testing.T) {
+	for _, p := range packages(t) {
+		from, _ := inModule(p.ImportPath)
+		for _, f := range slices.Concat(p.GoFiles, p.CgoFiles) {
+			if from == "." && f == "main.go" {
+				continue
+			}
+			file := filepath.Join(p.Dir, f)
+			set := token.NewFileSet()
+			tree, err := parser.ParseFile(set, file, nil, parser.SkipObjectResolution)
+			if err != nil {
+				continue // the compiler says so better
+			}
+			names := map[string]string{}
+			for _, i := range tree.Imports {
+				where, _ := strconv.Unquote(i.Path.Value)
+				local := path.Base(where)
+				if i.Name != nil {
+					local = i.Name.Name
+				}
+				names[local] = where
+			}
+			ast.Inspect(tree, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				x, ok := sel.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				switch call := names[x.Name] + "." + sel.Sel.Name; call {
+				case "os.Exit", "log.Fatal", "log.Fatalf", "log.Fatalln", "syscall.Exit", "golang.org/x/sys/unix.Exit":
+					assert.Fail(t, "an exit outside main.go", "%s: %s", set.Position(n.Pos()), call)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// The rules themselves.
+func TestImportRules(t *testing.T) {
+	for _, tt := range []struct {
+		from, to string
+		want     bool
+	}{
+		{".", "lumber", true}, {"lumber", ".", false}, {"lumber", "enrich", false}, {"lumber", "internal/event", true}, {"lumber", "lumber/x", true},
+		{"enrich", "cache", true}, {"enrich/virustotal", "cache", true}, {"cache", "enrich", false}, {"enrich", "output", false}, {"output", "configs", false},
+		{"internal/event", "cache", false}, {"internal/admin", "internal/metrics", true}, {"internal/event", ".", false},
+		{"enrich", "enrich/scan", true}, {"enrich", "enrich/virustotal", false}, {"enrich/virustotal", "enrich", true}, {"enrich/virustotal", "enrich/scan", false},
+		{"enrich/scan", "enrich/indicator", false}, {"configs", "enrich/indicator", false}, {"examples", "configs", true},
+	} {
+		assert.Equal(t, tt.want, mayImport(tt.from, tt.to), "%s to %s", tt.from, tt.to)
+	}
+}
