@@ -1,0 +1,98 @@
+// Command vtstandin runs a stand-in VirusTotal for demonstrations, benchmarks
+// and end-to-end runs. It prints one line that holds address=HOST:PORT to
+// standard error when it listens, and ends on SIGTERM or SIGINT.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"vtsidecar/internal/vtstandin"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "vtstandin:", err)
+	}
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) error {
+	fs := flag.NewFlagSet("vtstandin", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	address := fs.String("address", "127.0.0.1:0", "`HOST:PORT` to listen on")
+	table := fs.String("table", "", "JSON `FILE` of known objects")
+	key := fs.String("key", "", "the only `KEY` that is right; empty: any")
+	minute := fs.Int("minute", 0, "requests a minute; 0: no limit")
+	day := fs.Int("day", 0, "requests a day; 0: no limit")
+	latency := fs.Duration("latency", 0, "how long an answer takes")
+	inFlight := fs.Int("in-flight", 0, "more requests at once are a violation; 0: any number")
+	generate := fs.Bool("generate", false, "know every value, by a rule")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	cfg := vtstandin.Config{
+		Key: *key, Minute: *minute, Day: *day, Latency: *latency, MaxInFlight: *inFlight, Generate: *generate,
+		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	}
+	if *table != "" {
+		objects, err := readTable(*table)
+		if err != nil {
+			return err
+		}
+		cfg.Objects = objects
+	}
+	s, err := vtstandin.New(cfg)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", *address)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	fmt.Fprintf(stderr, "vtstandin: listening address=%s\n", l.Addr())
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	s.Close() // first: what hangs would hold the shutdown
+	drain, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err = srv.Shutdown(drain)
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
+	return err
+}
+
+func readTable(path string) ([]vtstandin.Object, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read
+	objects, err := vtstandin.ReadTable(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return objects, nil
+}
