@@ -1,0 +1,305 @@
+package lumber
+
+// The byte budget, by its rules:
+//
+//  1. Nothing that grows with what a client sends is allocated before it was
+//     reserved here, and capacity is charged, not only the bytes in use.
+//  2. Every batch has a share of its own, from its first byte to the end of its
+//     Handle. Shares have an age: the window's, then the batch's place in it.
+//  3. Who has to wait is served by age, and the oldest share of the server never
+//     waits. So one batch always completes, however full the budget is, and the
+//     overdraft is one batch and what its Handle adds.
+//  4. The same holds for the bounded number of Handle calls: if the oldest batch
+//     had to wait for a place that younger ones occupy, and those for memory
+//     that it holds, nothing would ever move again.
+//  5. Closing a share gives back whatever it still holds, so no path through the
+//     code can leak budget.
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var errShareClosed = errors.New("the batch has ended")
+
+type budget struct {
+	total   int64
+	handles int
+	used    func(int64)   // told the bytes in use after each change, under mu
+	opened  atomic.Uint64 // age of the youngest window
+	pressed atomic.Bool   // somebody waits for memory
+
+	mu      sync.Mutex // guards all below, and the shares
+	inUse   int64
+	running int
+	open    ageHeap[*share]
+	memory  ageHeap[*waiter]
+	slots   ageHeap[*waiter]
+}
+
+func newBudget(total int64, handles int, used func(int64)) *budget {
+	return &budget{total: total, handles: handles, used: used}
+}
+
+// share is what one batch holds. It is the event.Budget of its batch; the
+// lower-case methods are the connection's.
+type share struct {
+	b      *budget
+	window uint64
+	batch  uint32
+	since  time.Time // when the batch began to arrive
+
+	// under b.mu
+	held    int64 // all of it
+	added   int64 // what Reserve took; Release gives back no more than that
+	running bool  // occupies a place for Handle
+	place   int   // in b.open; -1 once closed
+}
+
+// waiter is one blocked request.
+type waiter struct {
+	s     *share
+	n     int64
+	added bool
+	late  bool          // the share was closed meanwhile; written before ready is closed
+	ready chan struct{} // closed when granted
+	place int           // in its heap; -1 once granted or given up
+}
+
+// window starts a new window's first share.
+func (b *budget) window(now time.Time) *share {
+	return b.add(&share{b: b, window: b.opened.Add(1), since: now})
+}
+
+// next is the share of the batch that follows in the same window.
+func (s *share) next(now time.Time) *share {
+	return s.b.add(&share{b: s.b, window: s.window, batch: s.batch + 1, since: now})
+}
+
+func (b *budget) add(s *share) *share {
+	b.mu.Lock()
+	heap.Push(&b.open, s)
+	b.mu.Unlock()
+	return s
+}
+
+// Reserve implements event.Budget.
+func (s *share) Reserve(ctx context.Context, n int64) error { return s.take(ctx, n, true) }
+
+// Release implements event.Budget.
+func (s *share) Release(n int64) {
+	b := s.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// More than was reserved would be the caller's mistake; the connection's own
+	// charge must not pay for it.
+	n = max(0, min(n, s.added))
+	s.added -= n
+	b.giveBack(s, n)
+}
+
+// reserve is Reserve for the connection's own chunks.
+func (s *share) reserve(ctx context.Context, n int64) error { return s.take(ctx, n, false) }
+
+func (s *share) release(n int64) {
+	s.b.mu.Lock()
+	s.b.giveBack(s, n)
+	s.b.mu.Unlock()
+}
+
+// move hands n held bytes to another share; to nil: out of all shares, to be
+// given back with budget.release.
+func (s *share) move(to *share, n int64) {
+	s.b.mu.Lock()
+	s.held -= n
+	if to != nil {
+		to.held += n
+	}
+	s.b.mu.Unlock()
+}
+
+func (b *budget) release(n int64) {
+	b.mu.Lock()
+	b.giveBack(nil, n)
+	b.mu.Unlock()
+}
+
+func (s *share) take(ctx context.Context, n int64, added bool) error {
+	if n <= 0 {
+		return nil
+	}
+	b := s.b
+	b.mu.Lock()
+	switch {
+	case s.place < 0:
+		b.mu.Unlock()
+		return errShareClosed
+	case b.open[0] == s, len(b.memory) == 0 && b.inUse+n <= b.total:
+		b.grant(s, n, added)
+		b.mu.Unlock()
+		return nil
+	}
+	w := &waiter{s: s, n: n, added: added, ready: make(chan struct{})}
+	heap.Push(&b.memory, w)
+	b.pressed.Store(true)
+	b.mu.Unlock()
+	return b.await(ctx, &b.memory, w)
+}
+
+// slot waits for a place among the concurrent Handle calls. Closing the share
+// gives it back.
+func (s *share) slot(ctx context.Context) error {
+	b := s.b
+	b.mu.Lock()
+	if b.open[0] == s || len(b.slots) == 0 && b.running < b.handles {
+		b.running++
+		s.running = true
+		b.mu.Unlock()
+		return nil
+	}
+	w := &waiter{s: s, ready: make(chan struct{})}
+	heap.Push(&b.slots, w)
+	b.mu.Unlock()
+	return b.await(ctx, &b.slots, w)
+}
+
+func (b *budget) await(ctx context.Context, in *ageHeap[*waiter], w *waiter) error {
+	select {
+	case <-w.ready:
+		if w.late {
+			return errShareClosed
+		}
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if w.place < 0 {
+		// Granted in the same moment. The grant stays with the share, which will
+		// be closed soon: whoever waits here gives up with its connection.
+		return ctx.Err()
+	}
+	heap.Remove(in, w.place)
+	w.place = -1
+	b.serve()
+	return ctx.Err()
+}
+
+// close ends the share and gives back all that it holds.
+func (s *share) close() {
+	b := s.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.place < 0 {
+		return
+	}
+	heap.Remove(&b.open, s.place)
+	s.place = -1
+	s.added = 0
+	if s.running {
+		s.running = false
+		b.running--
+	}
+	b.giveBack(s, s.held)
+}
+
+func (b *budget) grant(s *share, n int64, added bool) {
+	b.inUse += n
+	s.held += n
+	if added {
+		s.added += n
+	}
+	b.used(b.inUse)
+}
+
+func (b *budget) giveBack(s *share, n int64) {
+	if s != nil {
+		s.held -= n
+	}
+	b.inUse -= n
+	b.used(b.inUse)
+	b.serve()
+}
+
+// serve grants what can be granted, oldest first.
+func (b *budget) serve() {
+	for len(b.memory) > 0 {
+		w := b.memory[0]
+		if w.s.place >= 0 && b.open[0] != w.s && b.inUse+w.n > b.total {
+			break
+		}
+		heap.Pop(&b.memory)
+		if w.late = w.s.place < 0; !w.late {
+			b.grant(w.s, w.n, w.added)
+		}
+		close(w.ready)
+	}
+	b.pressed.Store(len(b.memory) > 0)
+	for len(b.slots) > 0 {
+		w := b.slots[0]
+		if w.s.place >= 0 && b.open[0] != w.s && b.running >= b.handles {
+			break
+		}
+		heap.Pop(&b.slots)
+		if w.late = w.s.place < 0; !w.late {
+			b.running++
+			w.s.running = true
+		}
+		close(w.ready)
+	}
+}
+
+// oldest is when the oldest unfinished batch began to arrive; zero without any.
+func (b *budget) oldest() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.open) == 0 {
+		return time.Time{}
+	}
+	return b.open[0].since
+}
+
+// aged is something with an age and a place in a heap.
+type aged interface {
+	age() (window uint64, batch uint32)
+	setPlace(int)
+}
+
+func (s *share) age() (uint64, uint32)  { return s.window, s.batch }
+func (s *share) setPlace(i int)         { s.place = i }
+func (w *waiter) age() (uint64, uint32) { return w.s.age() }
+func (w *waiter) setPlace(i int)        { w.place = i }
+
+// ageHeap is a heap with the oldest on top, in which everybody knows its place.
+type ageHeap[T aged] []T
+
+func (h ageHeap[T]) Len() int { return len(h) }
+func (h ageHeap[T]) Less(i, j int) bool {
+	wi, bi := h[i].age()
+	wj, bj := h[j].age()
+	return wi < wj || wi == wj && bi < bj
+}
+func (h ageHeap[T]) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].setPlace(i)
+	h[j].setPlace(j)
+}
+func (h *ageHeap[T]) Push(x any) {
+	t := x.(T)
+	t.setPlace(len(*h))
+	*h = append(*h, t)
+}
+func (h *ageHeap[T]) Pop() any {
+	old := *h
+	n := len(old) - 1
+	t := old[n]
+	var zero T
+	old[n] = zero
+	*h = old[:n]
+	t.setPlace(-1)
+	return t
+}

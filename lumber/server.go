@@ -1,0 +1,312 @@
+// Package lumber receives events by the lumberjack protocol, versions 1 and 2 on
+// one port, from senders that nobody vouches for.
+//
+// Promise: a window is acknowledged, once and in order, only after its Handler
+// has returned nil for every event of it; and whatever clients send, in any
+// number up to Config.MaxConnections, memory stays within Config.Memory and a
+// small constant, and other clients' windows go on.
+package lumber
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
+)
+
+// Handler makes batches durable.
+type Handler interface {
+	// Handle returns nil only when every event of the batch is durable. Any error:
+	// the window gets no ack and its connection is closed, after the windows before
+	// it got theirs. It is called concurrently. ctx ends when the connection is gone
+	// or the drain deadline has passed. b and its bytes are not used after return.
+	Handle(ctx context.Context, b *event.Batch) error
+}
+
+// Config says what a Server takes and how long it waits. Zero values have the
+// meaning that is given beside each.
+type Config struct {
+	MaxConnections int           // open at once; 0: any number
+	MaxEvent       int64         // longer events are skipped to a stub; 0: 16 MiB, at most 128 MiB
+	MaxWindow      int           // events in a window; 0: 10,000
+	MaxWindowBytes int64         // inflated bytes of a window; 0: 1 GiB
+	Memory         int64         // budget of bytes in flight; 0: 256 MiB, at least 2 × MaxEvent
+	Keepalive      time.Duration // pause between keepalives; 0: 5 s, at most 10 s
+
+	TLS     *tls.Config  // nil: plain text
+	Log     *slog.Logger // nil: none
+	Metrics *metrics.Set // nil: a set that nobody reads
+
+	// What follows has no settings; tests shorten it.
+
+	Handshake  time.Duration // for TLS; 0: 10 s
+	FirstByte  time.Duration // until a connection's first byte; 0: 10 s
+	NoProgress time.Duration // without a byte inside a window; 0: 30 s
+	Stalled    time.Duration // without anything of a connection stored; 0: 10 min
+	AckWrite   time.Duration // for one write of acks to a client that does not read; 0: 2 min
+	Linger     time.Duration // between FIN and close; 0: 1 s
+	MinRate    int64         // bytes a second from clients that hold memory others wait for; 0: 64 KiB
+	RateWindow time.Duration // over which that is measured; 0: 5 s
+	BatchBytes int64         // size of a batch; 0: 8 MiB
+	ReadAhead  int           // windows of one connection between W and ack; 0: 4
+	Handlers   int           // concurrent Handle calls of the server; 0: 128
+}
+
+func (c *Config) complete() error {
+	c.MaxEvent = or(c.MaxEvent, 16<<20)
+	c.MaxWindow = or(c.MaxWindow, 10_000)
+	c.MaxWindowBytes = or(c.MaxWindowBytes, 1<<30)
+	c.Memory = or(c.Memory, 256<<20)
+	c.Keepalive = or(c.Keepalive, 5*time.Second)
+	c.Handshake = or(c.Handshake, 10*time.Second)
+	c.FirstByte = or(c.FirstByte, 10*time.Second)
+	c.NoProgress = or(c.NoProgress, 30*time.Second)
+	c.Stalled = or(c.Stalled, 10*time.Minute)
+	c.AckWrite = or(c.AckWrite, 2*time.Minute)
+	c.Linger = or(c.Linger, time.Second)
+	c.MinRate = or(c.MinRate, 64<<10)
+	c.RateWindow = or(c.RateWindow, 5*time.Second)
+	c.BatchBytes = or(c.BatchBytes, 8<<20)
+	c.ReadAhead = or(c.ReadAhead, 4)
+	c.Handlers = or(c.Handlers, 128)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.New("", "", "")
+	}
+
+	var errs []error
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	refuse(c.MaxConnections < 0, "MaxConnections is %d: less than 0", c.MaxConnections)
+	refuse(c.MaxEvent < 0 || c.MaxEvent > maxWireEvent, "MaxEvent is %d: not within 1 and %d", c.MaxEvent, maxWireEvent)
+	refuse(c.Memory < 2*c.MaxEvent, "Memory is %d: less than 2 × MaxEvent (%d)", c.Memory, c.MaxEvent)
+	refuse(c.Keepalive > 10*time.Second, "Keepalive is %v: over 10s", c.Keepalive)
+	for _, v := range []int64{
+		int64(c.MaxWindow), c.MaxWindowBytes, int64(c.Keepalive), int64(c.Handshake), int64(c.FirstByte), int64(c.NoProgress),
+		int64(c.Stalled), int64(c.AckWrite), int64(c.Linger), c.MinRate, int64(c.RateWindow), c.BatchBytes, int64(c.ReadAhead), int64(c.Handlers),
+	} {
+		refuse(v < 0, "%d: less than 0", v)
+	}
+	return errors.Join(errs...)
+}
+
+func or[T int | int64 | time.Duration](v, otherwise T) T {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// Server accepts connections and owns them. Its methods are safe for concurrent
+// use.
+type Server struct {
+	cfg        Config
+	handler    Handler
+	metrics    *metrics.Set
+	budget     *budget
+	pool       pool
+	complaints complaints
+
+	base context.Context // ends at the drain deadline
+	cut  context.CancelFunc
+
+	windows   atomic.Int64 // read and not acknowledged yet
+	unsettled atomic.Int64 // of those, given up after Shutdown began
+	closing   atomic.Bool
+
+	mu        sync.Mutex // guards all below
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	full      bool // MaxConnections was reached and has been logged
+
+	serving sync.WaitGroup // connections
+}
+
+// NewServer makes a server that hands batches to h.
+func NewServer(cfg Config, h Handler) (*Server, error) {
+	if h == nil {
+		return nil, errors.New("lumberjack server: no handler")
+	}
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("lumberjack server: %w", err)
+	}
+	inflight := cfg.Metrics.InflightBytes
+	s := &Server{
+		cfg: cfg, handler: h, metrics: cfg.Metrics,
+		budget:     newBudget(cfg.Memory, cfg.Handlers, func(n int64) { inflight.Set(float64(n)) }),
+		complaints: complaints{log: cfg.Log, now: time.Now, counts: map[string]*complaintCount{}},
+		listeners:  map[net.Listener]struct{}{},
+		conns:      map[*conn]struct{}{},
+	}
+	s.base, s.cut = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Serve accepts connections on l until Shutdown; then it returns nil. Any other
+// end of l is an error; failures to accept one connection are not: it waits a
+// little and goes on.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closing.Load() {
+		s.mu.Unlock()
+		_ = l.Close()
+		return nil
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	pause := shortest
+	failing := false
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			if failing {
+				s.cfg.Log.Info("connections are accepted again")
+			}
+			failing, pause = false, shortest
+			s.admit(nc)
+			continue
+		}
+		if s.closing.Load() {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accepting connections: %w", err)
+		}
+		// No file descriptors left, no memory, a client that has gone again: all of
+		// them pass, and giving up would silence every sender.
+		if !failing {
+			s.cfg.Log.Error("connections cannot be accepted", "error", err)
+			failing = true
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-s.base.Done():
+			timer.Stop()
+		}
+		pause = min(2*pause, longest)
+	}
+}
+
+// admit starts serving a connection, or refuses it.
+func (s *Server) admit(nc net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		_ = nc.Close()
+		return
+	}
+	if limit := s.cfg.MaxConnections; limit > 0 && len(s.conns) >= limit {
+		_ = nc.Close()
+		s.metrics.ProtocolErrors.WithLabelValues(reasonMaxConns).Inc()
+		if !s.full {
+			s.full = true
+			s.cfg.Log.Warn("connections are refused: input.max_connections is reached", "max_connections", limit, "remote", nc.RemoteAddr().String())
+		}
+		return
+	}
+	c := newConn(s, nc)
+	s.conns[c] = struct{}{}
+	s.metrics.Connections.Set(float64(len(s.conns)))
+	s.serving.Go(func() {
+		defer s.leave(c)
+		c.serve()
+	})
+}
+
+func (s *Server) leave(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.metrics.Connections.Set(float64(len(s.conns)))
+	// Well below the limit, so that a number that swings about it is one line.
+	if s.full && len(s.conns) <= s.cfg.MaxConnections*9/10 {
+		s.full = false
+		s.cfg.Log.Info("connections are accepted again")
+	}
+}
+
+// Shutdown ends the server in this order: nothing is accepted and no window read
+// any more; windows that were read finish, their acks go out and their
+// connections are closed with FIN; when ctx is done, all that is still open is
+// cut. The error says how many windows that had been read were not stored.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing.Store(true)
+	var errs []error
+	for l := range s.listeners {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("closing the listener: %w", err))
+		}
+	}
+	clear(s.listeners)
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.stopReading()
+	}
+
+	done := make(chan struct{})
+	go func() {
+		s.serving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.cut()
+		for _, c := range conns {
+			c.cutOff()
+		}
+		// Handlers return when their context ends; one that does not must not hold
+		// the whole program.
+		timer := time.NewTimer(s.cfg.Linger)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+			errs = append(errs, errors.New("handlers did not return after their context had ended"))
+		}
+	}
+	s.cut()
+	if n := s.unsettled.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%d windows were not stored and got no ack", n))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("stopping the lumberjack server: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// Stats is what readiness and an operator's page want to know.
+type Stats struct {
+	Connections int
+	Windows     int       // read and not acknowledged yet
+	Oldest      time.Time // when the oldest unfinished batch began to arrive; zero: there is none
+}
+
+// Stats returns the figures of this moment.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	n := len(s.conns)
+	s.mu.Unlock()
+	return Stats{Connections: n, Windows: int(s.windows.Load()), Oldest: s.budget.oldest()}
+}
