@@ -59,7 +59,7 @@ func TestFsyncBeforeAck(t *testing.T) {
 var (
 	// "4711 12:00:00.123456 write(9<TCP:[a->b]>, "2A\0\0\10\0", 6) = 6", or the same without
 	// its end, which then comes as "4711 12:00:00.123457 <... write resumed>) = 6".
-	entry   = regexp.MustCompile(`^(\d+) +\S+ (\w+)\(\d+<(.*?)>(?:, (.*))?`)
+	entry   = regexp.MustCompile(`^(\d+) +\S+ (\w+)\(\d+<((?:->|[^>])*)>(?:, (.*))?`)
 	resumed = regexp.MustCompile(`^(\d+) +\S+ <\.\.\. (\w+) resumed>`)
 	result  = regexp.MustCompile(`\) += (-?\d+)`)
 	framed  = regexp.MustCompile(`^"((?:[^"\\]|\\.)*)"`)
