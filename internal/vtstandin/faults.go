@@ -2,7 +2,6 @@ package vtstandin
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -97,16 +96,10 @@ func (s *Server) faultBeforeAnswer(w http.ResponseWriter, r *http.Request, f Fau
 	return true
 }
 
-// bomb is 1 GiB of spaces in about 1 MiB.
+// bomb is 1 GiB of spaces in about 1 MiB: a gzip may have many members.
 var bomb = sync.OnceValue(func() []byte {
-	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
-	spaces := bytes.Repeat([]byte(" "), 1<<20)
-	for range 1 << 10 {
-		_, _ = z.Write(spaces) // into memory
-	}
-	_ = z.Close()
-	return out.Bytes()
+	member := zip(bytes.Repeat([]byte(" "), 4<<20))
+	return bytes.Repeat(member, 1<<30/(4<<20))
 })
 
 // admin lets scripts drive a stand-in:
