@@ -110,16 +110,3 @@ func CheckFields(specs []FieldSpec) (errs []error) {
 	}
 	return errs
 }
-
-// DefaultFields are the entries of the setting fields where none are given:
-// what Filebeat's modules and Winlogbeat put on the wire.
-func DefaultFields() []string {
-	return []string{
-		"process.hash:hash@high", "file.hash:hash@high", "email.attachments.file.hash:hash@high",
-		"winlog.event_data.Hashes:hash@high=sysmon.hash",
-		"url.full:url",
-		"dns.question.name:domain", "winlog.event_data.QueryName:domain=dns.question.name", "tls.client.server_name:domain",
-		"destination.ip:ip", "winlog.event_data.DestinationIp:ip=destination.ip",
-		"source.ip:ip@low", "winlog.event_data.IpAddress:ip@low=source.ip",
-	}
-}

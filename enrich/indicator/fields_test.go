@@ -58,7 +58,6 @@ func TestCheckFields(t *testing.T) {
 		}
 		return specs
 	}
-	assert.Empty(t, indicator.CheckFields(parse(indicator.DefaultFields()...)))
 	assert.Empty(t, indicator.CheckFields(parse("a=x.y", "b=x.y", "c=x.z", "d=xy")), "names may be shared and be neighbours")
 
 	errs := indicator.CheckFields(parse("a=x", "b=x.y", "c=x.y.z", "global.ip", "d=indicators"))
