@@ -3,60 +3,324 @@
 // Promise: never more than MaxEntries keys, none served as fresh beyond its
 // lifetime, one load per key at a time, and a restart forgets nothing that a
 // snapshot kept.
+//
+// Order of eviction: what has expired and was not asked for goes first, then
+// the oldest that nobody asked for since the hand last passed it (SIEVE), so an
+// indicator that keeps coming is never pushed out by a flood of new ones that
+// are seen once.
+//
+// The map is go-cache's, cut into shards, with its janitor off and its own
+// expiry unused: its janitor walks a whole map under the write lock, and it
+// deletes what could still be served as stale. A reader takes only go-cache's
+// lock, which is then never held for longer than one map operation; order and
+// expiry are kept beside it, under a lock that only writers take.
 package cache
 
-import "time"
+import (
+	"container/heap"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	gocache "github.com/patrickmn/go-cache"
+)
+
+const (
+	// entriesPerShard is how many entries are worth a shard of their own. Small
+	// caches have one, and so an exact order of eviction.
+	entriesPerShard = 512
+	maxShards       = 256
+
+	// maxSteps bounds the work of one eviction. Where this many in a row were
+	// asked for, the next goes although it was asked for too: an accepted
+	// blemish, since no writer may walk a shard of thousands under its lock.
+	maxSteps = 64
+
+	// maxLifetime keeps times far from overflow.
+	maxLifetime = 100 * 365 * 24 * time.Hour
+)
 
 // Config bounds a cache.
 type Config struct {
-	MaxEntries int              // at least 1
+	MaxEntries int              // at least 1; less counts as 1
 	Now        func() time.Time // nil: time.Now
 }
 
 // Cache maps keys to values. It is safe for concurrent use.
-type Cache[V any] struct{}
+type Cache[V any] struct {
+	max    int64                     // constant
+	seed   maphash.Seed              // constant
+	clock  func() (wall, mono int64) // constant; see clockOf
+	disk   disk                      // constant
+	shards []shard[V]                // their number is constant and a power of two
+
+	used    atomic.Int64 // keys that exist or are about to be inserted; never more than max
+	saving  sync.Mutex   // held by Save: one at a time
+	flights []flights[V] // as many as shards
+}
+
+// shard is a part of the map and the order of its entries.
+type shard[V any] struct {
+	items *gocache.Cache // key to *entry[V]; has its own lock; written only under mu
+
+	mu             sync.Mutex  // for writers
+	oldest, newest *entry[V]   // list in order of insertion; guarded by mu
+	hand           *entry[V]   // next to be looked at by evict, nil: oldest; guarded by mu
+	expiring       byExpiry[V] // what evict has not yet seen expired; guarded by mu
+}
+
+// entry is one key and its value. A new value is a new entry, so that readers
+// need no lock for what does not change.
+type entry[V any] struct {
+	key     string // constant
+	value   V      // constant
+	created int64  // constant; wall time in nanoseconds
+	expires int64  // constant; the same
+	until   int64  // constant; the end of the lifetime on the monotonic clock
+
+	asked atomic.Bool // asked for since the hand last passed; set by readers, cleared by writers
+
+	older, newer *entry[V] // guarded by shard.mu
+	index        int       // in shard.expiring, -1: not there; guarded by shard.mu
+}
 
 // New makes an empty cache.
-func New[V any](cfg Config) *Cache[V] { panic("not written yet") }
+func New[V any](cfg Config) *Cache[V] {
+	c := &Cache[V]{
+		max:   int64(max(cfg.MaxEntries, 1)),
+		seed:  maphash.MakeSeed(),
+		clock: clockOf(cfg.Now),
+		disk:  osDisk{},
+	}
+	n := 1
+	for n < maxShards && int64(2*n*entriesPerShard) <= c.max {
+		n *= 2
+	}
+	c.shards = make([]shard[V], n)
+	c.flights = make([]flights[V], n)
+	for i := range c.shards {
+		c.shards[i].items = gocache.New(gocache.NoExpiration, 0)
+		c.flights[i].m = make(map[string]*Flight[V])
+	}
+	return c
+}
+
+// clockOf tells the time twice. The wall clock ends lifetimes over a suspend
+// and a restart, the monotonic one when somebody sets the wall clock back: a
+// value is fresh only as long as both say so.
+func clockOf(now func() time.Time) func() (wall, mono int64) {
+	if now == nil {
+		now = time.Now
+	}
+	start := now()
+	return func() (wall, mono int64) {
+		t := now()
+		return t.UnixNano(), int64(t.Sub(start))
+	}
+}
 
 // Get returns the value of key. ok: there is one; fresh: its lifetime is not
 // over yet. An expired value stays until it is evicted or replaced, so that it
 // can be served as stale. Get does not allocate and does not keep key.
-func (c *Cache[V]) Get(key []byte) (v V, fresh, ok bool) { panic("not written yet") }
-
-// Set stores a value for the given lifetime.
-func (c *Cache[V]) Set(key string, v V, lifetime time.Duration) { panic("not written yet") }
-
-// Len is the number of keys, stale ones included.
-func (c *Cache[V]) Len() int { panic("not written yet") }
-
-// Flight is the one load of a key that is under way. The leader ends it with
-// Finish exactly once; others wait on Done.
-type Flight[V any] struct{}
-
-// Join returns the load of key that is under way, or starts one: then leader is
-// true and the caller must Finish it.
-func (c *Cache[V]) Join(key string) (f *Flight[V], leader bool) { panic("not written yet") }
-
-// Done is closed when the load has ended.
-func (f *Flight[V]) Done() <-chan struct{} { panic("not written yet") }
-
-// Result is the load's outcome; valid once Done is closed.
-func (f *Flight[V]) Result() (V, error) { panic("not written yet") }
-
-// Finish ends the load and wakes all that wait. It stores nothing: what an
-// answer is stored under (Set) is the caller's decision, made before.
-func (f *Flight[V]) Finish(v V, err error) { panic("not written yet") }
-
-// Save writes a snapshot: atomic (temporary file, fsync, rename, fsync of the
-// folder), 0600, with a version and checksums.
-func (c *Cache[V]) Save(path string, encode func(dst []byte, v V) []byte) error {
-	panic("not written yet")
+func (c *Cache[V]) Get(key []byte) (v V, fresh, ok bool) {
+	// The string shares key's bytes: it is looked up with and then forgotten, so
+	// nobody sees it change.
+	k := unsafe.String(unsafe.SliceData(key), len(key))
+	x, ok := c.shards[c.shardOf(k)].items.Get(k)
+	if !ok {
+		return v, false, false
+	}
+	e := x.(*entry[V])
+	if !e.asked.Load() { // a write only where it changes something: hot entries are shared by all cores
+		e.asked.Store(true)
+	}
+	return e.value, e.fresh(c.clock()), true
 }
 
-// Load reads a snapshot into the cache and returns the number of entries. No
-// file is no error. A damaged one is set aside (renamed to path.damaged-<UTC
-// time>) and reported as a *DamagedError; what could not be trusted is not loaded.
-func (c *Cache[V]) Load(path string, decode func([]byte) (V, error)) (int, error) {
-	panic("not written yet")
+// Set stores a value for the given lifetime. With none (0 or less) it is stale
+// at once.
+func (c *Cache[V]) Set(key string, v V, lifetime time.Duration) {
+	wall, mono := c.clock()
+	life := int64(min(max(lifetime, 0), maxLifetime))
+	e := &entry[V]{key: key, value: v, created: wall, expires: wall + life, until: mono + life}
+	home := c.shardOf(key)
+	for {
+		if c.put(&c.shards[home], e, wall, mono) {
+			return
+		}
+		// The cache is full and none of it lies in this shard: the room is made in
+		// another one. Someone else may take it first; then so again.
+		for i := range c.shards {
+			if c.makeRoom(&c.shards[(home+1+i)%len(c.shards)], wall, mono) {
+				break
+			}
+		}
+	}
+}
+
+// put stores e in its shard. It is false where that would be one key too many
+// and the shard has none to give.
+func (c *Cache[V]) put(s *shard[V], e *entry[V], wall, mono int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x, ok := s.items.Get(e.key); ok {
+		old := x.(*entry[V])
+		e.asked.Store(old.asked.Load())
+		s.unlink(old)
+	} else if !c.reserve() {
+		if s.oldest == nil {
+			return false
+		}
+		s.evict(wall, mono) // its place is ours
+	}
+	s.linkNewest(e)
+	s.items.Set(e.key, e, gocache.NoExpiration)
+	return true
+}
+
+// makeRoom gives up an entry of s, if there is one.
+func (c *Cache[V]) makeRoom(s *shard[V], wall, mono int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.oldest == nil {
+		return false
+	}
+	s.evict(wall, mono)
+	c.used.Add(-1)
+	return true
+}
+
+// reserve takes one of the places.
+func (c *Cache[V]) reserve() bool {
+	for {
+		n := c.used.Load()
+		if n >= c.max {
+			return false
+		}
+		if c.used.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// Len is the number of keys, stale ones included.
+func (c *Cache[V]) Len() int { return int(c.used.Load()) }
+
+func (c *Cache[V]) shardOf(key string) int {
+	return int(maphash.String(c.seed, key) & uint64(len(c.shards)-1))
+}
+
+// fresh: the lifetime is not over by either clock.
+func (e *entry[V]) fresh(wall, mono int64) bool { return wall < e.expires && mono < e.until }
+
+// evict takes one entry out of a shard that has one. The caller holds s.mu.
+func (s *shard[V]) evict(wall, mono int64) {
+	for range maxSteps {
+		if len(s.expiring) == 0 || s.expiring[0].fresh(wall, mono) {
+			break
+		}
+		e := heap.Pop(&s.expiring).(*entry[V])
+		if !e.asked.Load() {
+			s.remove(e)
+			return
+		}
+		// Expired, but asked for: it may be all there is to serve while the source
+		// is away. From here on it takes its chance with the rest.
+	}
+	e := s.hand
+	for range maxSteps {
+		if e == nil {
+			e = s.oldest
+		}
+		if !e.asked.Load() {
+			break
+		}
+		e.asked.Store(false)
+		e = e.newer
+	}
+	if e == nil {
+		e = s.oldest
+	}
+	s.hand = e
+	s.remove(e)
+}
+
+// remove takes e out of map and order. The caller holds s.mu.
+func (s *shard[V]) remove(e *entry[V]) {
+	s.unlink(e)
+	s.items.Delete(e.key)
+}
+
+// unlink takes e out of the order. The caller holds s.mu.
+func (s *shard[V]) unlink(e *entry[V]) {
+	if s.hand == e {
+		s.hand = e.newer
+	}
+	if e.older == nil {
+		s.oldest = e.newer
+	} else {
+		e.older.newer = e.newer
+	}
+	if e.newer == nil {
+		s.newest = e.older
+	} else {
+		e.newer.older = e.older
+	}
+	e.older, e.newer = nil, nil
+	if e.index >= 0 {
+		heap.Remove(&s.expiring, e.index)
+	}
+}
+
+// linkNewest puts e into the order, as the last to go. The caller holds s.mu.
+func (s *shard[V]) linkNewest(e *entry[V]) {
+	e.older = s.newest
+	if s.newest == nil {
+		s.oldest = e
+	} else {
+		s.newest.newer = e
+	}
+	s.newest = e
+	heap.Push(&s.expiring, e)
+}
+
+// linkOldest puts e into the order, before all that is there. The caller holds s.mu.
+func (s *shard[V]) linkOldest(e *entry[V]) {
+	e.newer = s.oldest
+	if s.oldest == nil {
+		s.newest = e
+	} else {
+		s.oldest.older = e
+	}
+	s.oldest = e
+	heap.Push(&s.expiring, e)
+}
+
+// byExpiry is a heap: the first to expire stands first.
+type byExpiry[V any] []*entry[V]
+
+func (h byExpiry[V]) Len() int           { return len(h) }
+func (h byExpiry[V]) Less(i, j int) bool { return h[i].expires < h[j].expires }
+
+func (h byExpiry[V]) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *byExpiry[V]) Push(x any) {
+	e := x.(*entry[V])
+	e.index = len(*h)
+	*h = append(*h, e)
+}
+
+func (h *byExpiry[V]) Pop() any {
+	old := *h
+	n := len(old) - 1
+	e := old[n]
+	old[n] = nil
+	*h = old[:n]
+	e.index = -1
+	return e
 }
