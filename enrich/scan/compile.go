@@ -97,10 +97,14 @@ func hasPosition(found uint16) bool {
 	return found&factsFile == factsFile || found&factsWinlog == factsWinlog || found&factsKafka == factsKafka
 }
 
-// slot is one place of the hash table.
+// slot is one place of the hash table. It repeats of its node what a hit is
+// checked against, so that a look-up touches one place.
 type slot struct {
-	hash uint64
-	node int32 // none: empty
+	hash   uint64
+	w, w2  uint64 // the segment, zero-padded, where it is at most 16 bytes long
+	parent int32
+	node   int32 // none: empty
+	len    int32 // of the segment
 }
 
 // Scanner is a compiled Config. It is immutable and safe for concurrent use.
@@ -187,7 +191,11 @@ func (s *Scanner) index() {
 		for s.slots[at].node != none {
 			at = (at + 1) & uint64(size-1)
 		}
-		s.slots[at] = slot{hashes[i], int32(i)}
+		x := slot{hash: hashes[i], parent: n.parent, node: int32(i), len: int32(len(n.segment))}
+		if len(n.segment) <= 16 {
+			x.w, x.w2 = words([]byte(n.segment))
+		}
+		s.slots[at] = x
 	}
 }
 
@@ -205,6 +213,20 @@ func (s *Scanner) find(parent int32, path uint64, segment []byte) int32 {
 			if n := &s.nodes[x.node]; n.parent == parent && n.segment == string(segment) {
 				return x.node
 			}
+		}
+	}
+}
+
+// findShort is find for a segment of at most 16 bytes, given as words.
+func (s *Scanner) findShort(parent int32, path, w, w2 uint64, length int) int32 {
+	mask := uint64(len(s.slots) - 1)
+	for at := path & mask; ; at = (at + 1) & mask {
+		x := &s.slots[at&uint64(len(s.slots)-1)]
+		if x.hash == path && x.w == w && x.w2 == w2 && x.parent == parent && int(x.len) == length && x.node != none {
+			return x.node
+		}
+		if x.node == none {
+			return none
 		}
 	}
 }

@@ -50,10 +50,24 @@ func segmentHash(seg []byte) uint64 {
 	if len(seg) > 16 {
 		return xxh3.Hash(seg)
 	}
-	var w [16]byte
-	copy(w[:], seg)
-	return segmentShort(binary.LittleEndian.Uint64(w[:8]), binary.LittleEndian.Uint64(w[8:]), len(seg))
+	w, w2 := words(seg)
+	return segmentShort(w, w2, len(seg))
 }
+
+// words are up to 16 bytes as two words, zero-padded.
+func words(b []byte) (w, w2 uint64) {
+	var pad [16]byte
+	copy(pad[:], b)
+	return binary.LittleEndian.Uint64(pad[:8]), binary.LittleEndian.Uint64(pad[8:])
+}
+
+// shorts masks the words of a segment by its length; 17 stands for any longer.
+var shorts = func() (m [18][2]uint64) {
+	for i := range m {
+		m[i] = [2]uint64{1<<(8*min(i, 8)) - 1, 1<<(8*max(i-8, 0)) - 1}
+	}
+	return m
+}()
 
 // extend is the path hash of a segment below path.
 func extend(path, segment uint64) uint64 { return fold(path^saltPath, segment^saltSeg) }

@@ -64,23 +64,14 @@ const spare = 64 << 10
 // proportion to it goes, so that one large event does not cost its memory for
 // ever; small amounts stay, so that a mix of sizes does not allocate.
 func (r *Result) reset(n int) {
-	limit := max(spare, 8*n)
-	*r = Result{
-		Values:   reuse(r.Values, limit/valueSize),
-		cuts:     reuse(r.cuts, limit/spanSize),
-		metaCuts: reuse(r.metaCuts, limit/spanSize),
-		text:     reuse(r.text, limit),
-		copied:   reuse(r.copied, limit),
-		stack:    reuse(r.stack, limit/frameSize),
-		virtual:  reuse(r.virtual, limit/virtualSize),
+	if r.Size() > max(spare, 32*n) {
+		*r = Result{}
 	}
-}
-
-func reuse[T any](s []T, limit int) []T {
-	if cap(s) > limit {
-		return nil
-	}
-	return s[:0]
+	r.Values, r.Dropped = r.Values[:0], 0
+	r.HasPosition, r.MetadataID, r.HadVerdict = false, nil, false
+	r.breaks, r.cuts, r.metaCuts = false, r.cuts[:0], r.metaCuts[:0]
+	r.site, r.siteAt, r.siteFilled = siteEnd, 0, false
+	r.text, r.virtual, r.groups = r.text[:0], r.virtual[:0], 0
 }
 
 // Sizes of elements in bytes, on 64-bit machines.
@@ -94,7 +85,7 @@ const (
 // Size is how many bytes r holds in its scratch, for its owner to account for.
 func (r *Result) Size() int {
 	return cap(r.Values)*valueSize + (cap(r.cuts)+cap(r.metaCuts))*spanSize +
-		cap(r.text) + cap(r.copied) + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
+		cap(r.text) + cap(r.copied) + cap(r.marks)*8 + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
 }
 
 // withSentinel is raw, copied so that it has readable bytes behind it.

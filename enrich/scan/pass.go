@@ -82,9 +82,14 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 		keyLone bool   // key holds lone surrogates
 		member  int32  // node of the dotted object of hashes that it is a member of; else 0
 	)
-	r.stack = append(r.stack, frame{path: rootPath})
-	f := &r.stack[0]
-	depth := 0 // f is r.stack[depth]
+	if len(r.stack) == 0 {
+		r.stack = make([]frame, 32)
+	}
+	stack := r.stack
+	depth := 0
+	f := &stack[0] // always &stack[depth]
+	*f = frame{path: rootPath}
+	marks := r.mark(b, n)
 
 	if b[p] <= ' ' {
 		p = r.space(b, p, n)
@@ -107,37 +112,33 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				return p, reasonSyntax
 			}
 			from := p
-			p++
+			if p++; p > n {
+				return n, reasonEnd
+			}
 			where, member = f.where, 0
 			mark := rolePlain
 
-			// Most keys are plain ASCII without dots and at most 15 bytes long.
-			w, w2 := load(b, p), uint64(0)
-			m := stops(w)
-			i := 0
-			if m != 0 {
-				i = first(m)
-				w &= 1<<(8*uint(i)&63) - 1
-			} else {
-				w2 = load(b, p+8)
-				if m = stops(w2); m != 0 {
-					i = first(m)
-					w2 &= 1<<(8*uint(i)&63) - 1
-					i += 8
-				}
+			// Most keys are plain ASCII without dots and at most 16 bytes long.
+			// These take no branch that depends on their length.
+			end := next(marks, p)
+			i := end - p
+			if i > 16 || b[end] != '"' || end >= n {
+				i = 17
 			}
-			if m != 0 && b[p+i] == '"' && dots(w)|dots(w2) == 0 {
-				key, keyLone = b[p:p+i:p+i], false
-				p += i
+			short := &shorts[i]
+			w, w2 := load(b, p)&short[0], load(b, p+8)&short[1]
+			if i <= 16 && dots(w)|dots(w2) == 0 {
+				key, keyLone = b[p:end:end], false
+				p = end
 				path = extend(f.path, segmentShort(w, w2, i))
 				vnode = none
 				if f.node != none {
-					if vnode = s.find(f.node, path, key); vnode != none {
+					if vnode = s.findShort(f.node, path, w, w2, i); vnode != none {
 						mark = s.nodes[vnode].role
 					}
 				}
 			} else {
-				text, quote, lone, reason, at := r.str(b, p, p, n)
+				text, quote, lone, reason, at := r.str(b, p, end, n)
 				if reason != "" {
 					return at, reason
 				}
@@ -181,16 +182,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			var text []byte
 			lone := false
 			from := p
-			for {
-				m := stops(load(b, p))
-				if m != 0 {
-					p += first(m)
-					break
-				}
-				if p += 8; p >= n {
-					return n, reasonEnd
-				}
-			}
+			p = next(marks, p)
 			if b[p] == '"' && p < n {
 				text = b[from:p:p]
 			} else {
@@ -207,7 +199,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				}
 				break
 			}
-			s.text(r, &t, f, leaf{vnode, member, where, path, text, key, lone, keyLone}, &open)
+			s.text(r, &t, f, &leaf{vnode, member, where, path, text, key, lone, keyLone}, depth, open.depth >= 0)
 
 		case '{', '[':
 			if p >= n {
@@ -234,26 +226,28 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				}
 				break
 			}
-			child := frame{path: path, where: where, node: vnode, base: int32(len(r.virtual)), array: array}
+			if depth++; depth == len(stack) {
+				r.stack = append(stack, make([]frame, len(stack))...)
+				stack = r.stack
+			}
+			f = &stack[depth]
+			*f = frame{path: path, where: where, node: vnode, base: int32(len(r.virtual)), array: array}
 			if vnode != none {
 				x := &s.nodes[vnode]
-				if depth == 0 && vnode == s.arcanna {
-					child.arcanna = !array
+				if depth == 1 && vnode == s.arcanna {
+					f.arcanna = !array
 					t.noObject = t.noObject || array
 				}
 				if !array {
 					if !x.branch {
-						child.node = none
+						f.node = none
 					}
 					if len(x.hashes) > 0 && open.depth < 0 {
 						r.groups++
-						child.group, child.hashes = int32(r.groups), vnode
+						f.group, f.hashes = int32(r.groups), vnode
 					}
 				}
 			}
-			depth++
-			r.stack = append(r.stack, child)
-			f = &r.stack[depth]
 			continue
 
 		case 't', 'n', 'f':
@@ -264,7 +258,11 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				word = "false"
 			}
 			if string(b[p:p+len(word)]) != word {
-				return p, reasonSyntax
+				for i := range word { // to the byte that is at fault
+					if b[p+i] != word[i] {
+						return p + i, reasonSyntax
+					}
+				}
 			}
 			if depth == 0 && vnode == s.arcanna {
 				t.noObject = true
@@ -335,9 +333,8 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			if depth == 0 {
 				return r.done(b, p, n, &t)
 			}
-			r.stack = r.stack[:depth]
 			depth--
-			f = &r.stack[depth]
+			f = &stack[depth]
 		}
 	}
 }
@@ -420,8 +417,8 @@ func (s *Scanner) plain(t *tally, spelling []byte, vnode int32, seed uint64) {
 }
 
 // text does with a string leaf whatever its path asks for.
-func (s *Scanner) text(r *Result, t *tally, f *frame, l leaf, open *cut) {
-	if open.depth >= 0 {
+func (s *Scanner) text(r *Result, t *tally, f *frame, l *leaf, depth int, cut bool) {
+	if cut {
 		// What goes is no source of values, with the one exception.
 		if l.node != none && s.nodes[l.node].role == roleMetaID && l.where == 0 && len(l.text) > 0 {
 			if l.lone {
@@ -450,7 +447,7 @@ func (s *Scanner) text(r *Result, t *tally, f *frame, l leaf, open *cut) {
 		replaceSurrogates(l.text)
 	}
 	if x != nil {
-		if l.node == s.arcanna && len(r.stack) == 1 {
+		if l.node == s.arcanna && depth == 0 {
 			t.noObject = true
 		}
 		if x.kinds&kindText != 0 && l.where == 0 && len(l.text) > 0 {

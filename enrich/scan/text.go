@@ -33,6 +33,62 @@ func dots(w uint64) uint64 { return ((w ^ '.'*ones) - ones) & highs }
 // first is the number of the byte that the lowest mark stands in.
 func first(marks uint64) int { return bits.TrailingZeros64(marks) >> 3 }
 
+// mark makes one bit per byte of the event: set where stops would mark it, and
+// for all bytes behind it. Where a string ends is then a load and a count,
+// instead of a loop whose length no processor can guess.
+func (r *Result) mark(b []byte, n int) []uint64 {
+	size := n/64 + 2
+	if cap(r.marks) < size {
+		r.marks = make([]uint64, size+size/4)
+	}
+	marks := r.marks[:size]
+	p := 0
+	for i := range n / 64 {
+		block := b[p : p+64 : p+64]
+		m := exactStops(load(block, 0))
+		m |= exactStops(load(block, 8)) << 8
+		m |= exactStops(load(block, 16)) << 16
+		m |= exactStops(load(block, 24)) << 24
+		m |= exactStops(load(block, 32)) << 32
+		m |= exactStops(load(block, 40)) << 40
+		m |= exactStops(load(block, 48)) << 48
+		m |= exactStops(load(block, 56)) << 56
+		marks[i] = m
+		p += 64
+	}
+	tail := ^uint64(0) << (n & 63)
+	for i := 0; p+i < n; i += 8 {
+		tail |= exactStops(load(b, p+i)) << i
+	}
+	marks[size-2], marks[size-1] = tail, ^uint64(0)
+	return marks
+}
+
+// exactStops is stops with all marks exact, as the low eight bits.
+func exactStops(w uint64) uint64 {
+	// Sums of seven bits never carry into the next byte.
+	low := w &^ highs
+	plain := ((low ^ 2*ones) + 0x5f*ones) & ((low ^ '\\'*ones) + 0x7f*ones) &^ w
+	return (^plain & highs >> 7) * 0x0102040810204080 >> 56
+}
+
+// next is the first marked byte at or behind p, which must not be behind n.
+func next(marks []uint64, p int) int {
+	i, s := p>>6, uint(p)&63
+	if m := marks[i]>>s | marks[i+1]<<1<<(63-s); m != 0 {
+		return p + bits.TrailingZeros64(m)
+	}
+	return far(marks, i+1)
+}
+
+// far is next for strings longer than 64 bytes, from word i on.
+func far(marks []uint64, i int) int {
+	for marks[i] == 0 {
+		i++
+	}
+	return i<<6 + bits.TrailingZeros64(marks[i])
+}
+
 // space skips white space from p on and notes line breaks.
 func (r *Result) space(b []byte, p, n int) int {
 	for ; p < n; p++ {
