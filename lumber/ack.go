@@ -99,13 +99,15 @@ func (c *conn) writeAcks() {
 			c.abandon(0)
 			return
 		case len(out) > 0:
+			// Counted first, so that who has the ack finds it counted. That a write
+			// succeeds would not tell that the ack arrived either.
+			c.s.metrics.WindowsAcked.Add(float64(done))
 			if !c.write(out) {
 				c.cutOff()
 				c.abandon(done)
 				return
 			}
 			c.s.windows.Add(-int64(done))
-			c.s.metrics.WindowsAcked.Add(float64(done))
 			for range done {
 				<-c.places
 			}

@@ -5,11 +5,13 @@ import (
 	"compress/zlib"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -294,4 +296,28 @@ func (p *peer) closedByFIN() {
 	b, err := io.ReadAll(p.conn)
 	require.Empty(p.t, b)
 	require.NoError(p.t, err)
+}
+
+func asNetError(err error, target *net.Error) bool { return errors.As(err, target) }
+
+// net0 dials and closes.
+func net0(addr string) (bool, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false, err
+	}
+	return true, conn.Close()
+}
+
+// watchBudget returns the highest use of the budget from now on.
+func (r *running) watchBudget() *atomic.Int64 {
+	highest := &atomic.Int64{}
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	used := r.budget.used
+	r.budget.used = func(n int64) {
+		highest.Store(max(n, highest.Load()))
+		used(n)
+	}
+	return highest
 }

@@ -1,11 +1,18 @@
 package lumber
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,8 +21,6 @@ import (
 
 	"vtsidecar/internal/event"
 )
-
-func asNetError(err error, target *net.Error) bool { return errors.As(err, target) }
 
 // three is a good window of three events.
 var three = join(windowFrame('2', 3), compressedFrame('2', jsonFrame(1, `{"a":1}`), jsonFrame(2, `{"a":2}`), jsonFrame(3, `{"a":3}`)))
@@ -241,4 +246,450 @@ func TestEnds(t *testing.T) {
 func (r *running) awaitErrors(reason string, n float64) {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool { return r.errors(reason) == n && r.Stats().Connections == 0 }, patience, time.Millisecond)
+}
+
+// Oversized and empty events are skipped to a stub, and the window goes on.
+func TestOversizeEvents(t *testing.T) {
+	const limit = 100_000
+	stub := func(doc string) received {
+		o := &event.Oversize{Length: int64(len(doc)), SHA256: sha256.Sum256([]byte(doc))}
+		return received{doc[:min(len(doc), 64<<10)], o}
+	}
+	plain := func(s string) received { return received{Raw: s} }
+	just, over, much := strings.Repeat("j", limit), strings.Repeat("o", limit+1), strings.Repeat("0123456789", 300_000)
+	long := func(pad string) string { return `{"k\n":"` + pad + `","z":"\u0001"}` }
+	for _, tt := range []struct {
+		name string
+		send []byte
+		want []received
+	}{
+		{"empty, plain", join(windowFrame('2', 2), jsonFrame(1, ""), jsonFrame(2, "{}")), []received{stub(""), plain("{}")}},
+		{"empty, compressed", join(windowFrame('2', 3), compressedFrame('2', jsonFrame(1, ""), jsonFrame(2, "{}"), jsonFrame(3, ""))), []received{stub(""), plain("{}"), stub("")}},
+		{"just within", join(windowFrame('2', 2), compressedFrame('2', jsonFrame(1, just), jsonFrame(2, "{}"))), []received{plain(just), plain("{}")}},
+		{"just over, plain", join(windowFrame('2', 2), jsonFrame(1, over), jsonFrame(2, "{}")), []received{stub(over), plain("{}")}},
+		{"just over, compressed", join(windowFrame('2', 2), compressedFrame('2', jsonFrame(1, over), jsonFrame(2, "{}"))), []received{stub(over), plain("{}")}},
+		{"far over, between others", join(windowFrame('2', 3), compressedFrame('2', jsonFrame(1, "{}"), jsonFrame(2, much), jsonFrame(3, just))), []received{plain("{}"), stub(much), plain(just)}},
+		{"far over, plain, twice", join(windowFrame('2', 3), jsonFrame(1, much), jsonFrame(2, much), jsonFrame(3, "{}")), []received{stub(much), stub(much), plain("{}")}},
+		{"data over", join(windowFrame('1', 3), compressedFrame('1', dataFrame(1, "a", "b"), dataFrame(2, "k\n", much, "z", "\x01"), dataFrame(3, "c", "d"))),
+			[]received{plain(`{"a":"b"}`), stub(long(much)), plain(`{"c":"d"}`)}},
+		{"data over, by its escapes", join(windowFrame('1', 1), dataFrame(1, "k", strings.Repeat("\x00", 20_000))), []received{stub(`{"k":"` + strings.Repeat(`\u0000`, 20_000) + `"}`)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &store{t: t}
+			s := start(t, Config{MaxEvent: limit}, h)
+			p := s.dial()
+			p.send(tt.send)
+			var head [6]byte
+			_, err := io.ReadFull(p.conn, head[:])
+			require.NoError(t, err)
+			require.Equal(t, byte(len(tt.want)), head[5])
+			require.Equal(t, tt.want, h.all())
+		})
+	}
+}
+
+// An event of 128 MiB passes in constant memory.
+func TestLargestOversizeEvent(t *testing.T) {
+	h := &store{t: t}
+	s := start(t, Config{MaxEvent: 1 << 20, Memory: 2 << 20}, h)
+	highest := s.watchBudget()
+	p := s.dial()
+	p.send(windowFrame('2', 2), jsonHeader(1, 128<<20))
+	piece := make([]byte, 1<<20)
+	for range 128 {
+		p.send(piece)
+	}
+	p.send(jsonFrame(2, "{}"))
+	p.acks('2', 2)
+	require.Len(t, h.all(), 2)
+	assert.Equal(t, int64(128<<20), h.all()[0].Oversize.Length)
+	assert.Len(t, h.all()[0].Raw, 64<<10)
+	assert.LessOrEqual(t, highest.Load(), int64(1<<20))
+}
+
+// Every frame split at every byte, and a byte at a time.
+func TestSplits(t *testing.T) {
+	v1 := join(windowFrame('1', 2), dataFrame(1, "a", "b", "c", "d"), compressedFrame('1', dataFrame(2, "e", "f")))
+	v2 := join(three, windowFrame('2', 2), jsonFrame(1, `{"b":1}`), compressedFrame('2', jsonFrame(2, `{"b":2}`)), rawCompressed('2', nil), windowFrame('2', 0))
+	check := func(t *testing.T, version byte, acks []uint32, parts ...[]byte) {
+		h := &store{t: t}
+		srv, err := NewServer(Config{Linger: time.Millisecond}, h)
+		require.NoError(t, err)
+		client, server := net.Pipe()
+		srv.admit(server)
+		p := &peer{t, client}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for _, b := range parts {
+				if _, err := client.Write(b); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		p.acks(version, acks...)
+		<-done
+		require.NoError(t, client.Close())
+		require.NoError(t, srv.Shutdown(context.Background()))
+	}
+	for i := range len(v1) {
+		check(t, '1', []uint32{2}, v1[:i], v1[i:])
+	}
+	for i := range len(v2) {
+		check(t, '2', []uint32{3, 2, 0}, v2[:i], v2[i:])
+	}
+	check(t, '1', []uint32{2}, slices.Collect(slices.Chunk(v1, 1))...)
+	check(t, '2', []uint32{3, 2, 0}, slices.Collect(slices.Chunk(v2, 1))...)
+}
+
+// A large window goes down in batches and gets one ack at the end.
+func TestLargeWindowInBatches(t *testing.T) {
+	for _, version := range []byte{'1', '2'} {
+		t.Run(string(version), func(t *testing.T) {
+			const n = 400
+			var frames [][]byte
+			var want []string
+			for i := range n {
+				pad := strings.Repeat(string(rune('a'+i%26)), 10_000)
+				want = append(want, `{"p":"`+pad+`"}`)
+				if version == '2' {
+					frames = append(frames, jsonFrame(uint32(i+1), want[i]))
+				} else {
+					frames = append(frames, dataFrame(uint32(i+1), "p", pad))
+				}
+			}
+			h := &store{t: t}
+			// 4 MB through a budget of 1 MiB: the batches before it must have gone.
+			s := start(t, Config{BatchBytes: 64 << 10, MaxEvent: 64 << 10, Memory: 1 << 20}, h)
+			p := s.dial()
+			p.send(windowFrame(version, n), compressedFrame(version, frames...), windowFrame(version, 1))
+			p.acks(version, n)
+			assert.ElementsMatch(t, want, h.raws())
+			assert.Greater(t, h.batches, 50)
+			assert.Equal(t, 1.0, value(t, s.metrics.WindowsAcked))
+			assert.Equal(t, float64(h.batches), value(t, s.metrics.BatchDuration))
+		})
+	}
+}
+
+func TestWindowBytes(t *testing.T) {
+	h := &store{t: t}
+	s := start(t, Config{MaxWindowBytes: 1 << 20}, h)
+	p := s.dial()
+	zeros := make([]byte, 600<<10)
+	p.offer(windowFrame('2', 2), compressedFrame('2', jsonHeader(1, 600<<10), zeros, jsonHeader(2, 600<<10), zeros))
+	p.closed()
+	s.awaitErrors(reasonWindowBytes, 1)
+	assert.Empty(t, h.all())
+	assert.Contains(t, s.logs.String(), "bulk_max_size")
+}
+
+// Acks come in the windows' order, whichever is durable first.
+func TestAcksInOrder(t *testing.T) {
+	gates := map[string]chan struct{}{`1`: make(chan struct{}), `2`: make(chan struct{}), `3`: make(chan struct{})}
+	entered := make(chan string, 3)
+	h := &store{t: t, before: func(_ context.Context, b *event.Batch) error {
+		raw := string(b.Events[0].Raw)
+		entered <- raw
+		<-gates[raw]
+		return nil
+	}}
+	s := start(t, Config{}, h)
+	p := s.dial()
+	p.send(windowFrame('2', 1), jsonFrame(1, `1`), windowFrame('2', 1), jsonFrame(2, `2`), windowFrame('2', 1), jsonFrame(3, `3`))
+	// All three are handled side by side.
+	assert.ElementsMatch(t, []string{`1`, `2`, `3`}, []string{<-entered, <-entered, <-entered})
+	close(gates[`3`])
+	close(gates[`2`])
+	require.Eventually(t, func() bool { return len(h.all()) == 2 }, patience, time.Millisecond)
+	assert.Zero(t, value(t, s.metrics.WindowsAcked))
+	close(gates[`1`])
+	p.acks('2', 1, 2, 3)
+}
+
+// No more than ReadAhead windows of a connection are read, and the wait is not
+// the client's fault.
+func TestReadAheadIsBounded(t *testing.T) {
+	gate := make(chan struct{})
+	h := &store{t: t, before: func(context.Context, *event.Batch) error { <-gate; return nil }}
+	s := start(t, Config{ReadAhead: 2, NoProgress: 50 * time.Millisecond}, h)
+	p := s.dial()
+	for range 5 {
+		p.send(three)
+	}
+	require.Eventually(t, func() bool { return s.Stats().Windows == 2 }, patience, time.Millisecond)
+	await(t, 150*time.Millisecond)
+	assert.Equal(t, 6.0, value(t, s.metrics.EventsReceived))
+	close(gate)
+	p.acks('2', 3, 3, 3, 3, 3)
+}
+
+// await lets time pass in which something must not happen.
+func await(t *testing.T, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+func TestHandlerRefuses(t *testing.T) {
+	refuse := func(ctx context.Context, b *event.Batch) error {
+		switch string(b.Events[0].Raw) {
+		case `"bad"`:
+			return errors.New("the disk is full")
+		case `"panic"`:
+			panic("a secret: " + string(b.Events[0].Raw))
+		case `"later"`:
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	for _, bad := range []string{`"bad"`, `"panic"`} {
+		t.Run(bad, func(t *testing.T) {
+			h := &store{t: t, before: refuse}
+			s := start(t, Config{}, h)
+			other := s.dial()
+			other.send(three)
+			other.acks('2', 3)
+			p := s.dial()
+			p.send(three, windowFrame('2', 1), jsonFrame(1, bad), windowFrame('2', 1), jsonFrame(1, `"later"`))
+			p.acks('2', 3)
+			p.closed()
+			other.send(three)
+			other.acks('2', 3)
+			assert.NotContains(t, s.logs.String(), "secret", "a panic's value may hold an event")
+			if bad == `"bad"` {
+				assert.Contains(t, s.logs.String(), "the disk is full")
+			}
+		})
+	}
+}
+
+// The context of a connection's batches ends when the connection is gone.
+func TestContextEndsWithTheConnection(t *testing.T) {
+	entered, ended := make(chan struct{}), make(chan struct{})
+	h := &store{t: t, before: func(ctx context.Context, _ *event.Batch) error {
+		close(entered)
+		<-ctx.Done()
+		close(ended)
+		return ctx.Err()
+	}}
+	s := start(t, Config{}, h)
+	p := s.dial()
+	p.send(three)
+	<-entered
+	require.NoError(t, p.conn.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, p.conn.Close())
+	<-ended
+}
+
+func TestKeepalives(t *testing.T) {
+	gate := make(chan struct{})
+	h := &store{t: t, before: func(_ context.Context, b *event.Batch) error {
+		<-gate
+		return nil
+	}}
+	s := start(t, Config{Keepalive: 10 * time.Millisecond}, h)
+	v2, v1 := s.dial(), s.dial()
+	v2.send(three, three)
+	v1.send(windowFrame('1', 1), dataFrame(1, "a", "b"))
+	for range 5 {
+		v2.acks('2', 0)
+	}
+	close(gate)
+	v2.ackAfterKeepalives(3)
+	v2.ackAfterKeepalives(3)
+	v1.acks('1', 1) // and nothing before it
+}
+
+// While a window is still being sent, and after its ack, there are none.
+func TestNoKeepaliveWithoutAWindowDownstream(t *testing.T) {
+	s := start(t, Config{Keepalive: time.Millisecond}, &store{t: t})
+	p := s.dial()
+	p.send(three[:20])
+	await(t, 20*time.Millisecond)
+	p.send(three[20:])
+	p.ackAfterKeepalives(3)
+	await(t, 20*time.Millisecond)
+	p.send(windowFrame('2', 1), jsonFrame(77, `{}`))
+	p.ackAfterKeepalives(77)
+	require.NoError(t, p.conn.(*net.TCPConn).CloseWrite())
+	p.closedByFIN()
+}
+
+func TestStuckConnectionIsClosed(t *testing.T) {
+	for _, version := range []byte{'1', '2'} {
+		h := &store{t: t, before: func(ctx context.Context, _ *event.Batch) error { <-ctx.Done(); return ctx.Err() }}
+		s := start(t, Config{Keepalive: 10 * time.Millisecond, Stalled: 100 * time.Millisecond}, h)
+		p := s.dial()
+		if version == '2' {
+			p.send(three)
+		} else {
+			p.send(windowFrame('1', 1), dataFrame(1, "a", "b"))
+		}
+		b, err := io.ReadAll(p.conn)
+		require.NoError(t, err, "not closed with FIN")
+		require.NoError(t, p.conn.Close())
+		assert.Empty(t, bytes.ReplaceAll(b, ackFrame('2', 0), nil))
+		assert.Equal(t, version == '1', len(b) == 0)
+		s.stop()
+		assert.Contains(t, s.logs.String(), "nothing stored for too long")
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	short := Config{FirstByte: 30 * time.Millisecond, NoProgress: 30 * time.Millisecond}
+	for _, tt := range []struct {
+		name   string
+		send   []byte
+		reason string
+	}{
+		{"first byte", nil, reasonFirstByte},
+		{"header", []byte("2"), reasonStalled},
+		{"window", windowFrame('2', 2), reasonStalled},
+		{"frame header", join(windowFrame('2', 2), []byte("2J")), reasonStalled},
+		{"body", join(windowFrame('2', 2), jsonHeader(1, 100), []byte("{")), reasonStalled},
+		{"compressed body", three[:18], reasonStalled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := start(t, short, &store{t: t})
+			p := s.dial()
+			p.send(tt.send)
+			p.closed()
+			s.awaitErrors(tt.reason, 1)
+		})
+	}
+	t.Run("idle between windows is no fault", func(t *testing.T) {
+		s := start(t, short, &store{t: t})
+		p := s.dial()
+		for range 3 {
+			p.send(three)
+			p.acks('2', 3)
+			await(t, 100*time.Millisecond)
+		}
+	})
+	t.Run("slow but steady is no fault", func(t *testing.T) {
+		cfg := short
+		cfg.NoProgress = time.Second
+		s := start(t, cfg, &store{t: t})
+		p := s.dial()
+		for _, b := range three {
+			p.send([]byte{b})
+		}
+		p.acks('2', 3)
+	})
+}
+
+// A client that never reads its acks holds nothing and hinders nobody.
+func TestNeverReadsAcks(t *testing.T) {
+	s := start(t, Config{AckWrite: 50 * time.Millisecond}, discard{})
+	p := s.dial()
+	require.NoError(t, p.conn.(*net.TCPConn).SetReadBuffer(1))
+	flood := bytes.Repeat(windowFrame('2', 0), 10_000)
+	for {
+		if _, err := p.conn.Write(flood); err != nil {
+			break
+		}
+	}
+	require.Eventually(t, func() bool { return s.Stats().Connections == 0 }, patience, time.Millisecond)
+	other := s.dial()
+	other.send(three)
+	other.acks('2', 3)
+}
+
+// The same window twice at once: both are handled, both acknowledged.
+func TestSameWindowTwice(t *testing.T) {
+	h := &store{t: t}
+	s := start(t, Config{}, h)
+	a, b := s.dial(), s.dial()
+	a.send(three)
+	b.send(three)
+	a.acks('2', 3)
+	b.acks('2', 3)
+	assert.Len(t, h.all(), 6)
+}
+
+func TestMaxConnections(t *testing.T) {
+	s := start(t, Config{MaxConnections: 2}, &store{t: t})
+	a, b := s.dial(), s.dial()
+	a.send(three)
+	b.send(three)
+	a.acks('2', 3)
+	b.acks('2', 3)
+	for range 3 {
+		s.dial().closed()
+	}
+	assert.Equal(t, 3.0, s.errors(reasonMaxConns))
+	assert.Equal(t, 2.0, value(t, s.metrics.Connections))
+	require.NoError(t, a.conn.Close())
+	require.Eventually(t, func() bool { return s.Stats().Connections == 1 }, patience, time.Millisecond)
+	c := s.dial()
+	c.send(three)
+	c.acks('2', 3)
+	assert.Equal(t, 1, strings.Count(s.logs.String(), "input.max_connections is reached"))
+}
+
+// flaky is a listener that cannot accept for a while.
+type flaky struct {
+	net.Listener
+	mu   sync.Mutex
+	errs []error
+}
+
+func (f *flaky) Accept() (net.Conn, error) {
+	f.mu.Lock()
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
+		f.mu.Unlock()
+		return nil, err
+	}
+	f.mu.Unlock()
+	return f.Listener.Accept()
+}
+
+func TestAcceptSurvives(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := startOn(t, &flaky{Listener: l, errs: []error{syscall.EMFILE, syscall.ECONNABORTED, syscall.EMFILE}}, Config{}, &store{t: t})
+	p := s.dial()
+	p.send(three)
+	p.acks('2', 3)
+	assert.Equal(t, 1, strings.Count(s.logs.String(), "cannot be accepted"))
+	assert.Equal(t, 1, strings.Count(s.logs.String(), "accepted again"))
+}
+
+func TestListenerClosedByOthers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	s, err := NewServer(Config{}, discard{})
+	require.NoError(t, err)
+	require.ErrorIs(t, s.Serve(l), net.ErrClosed)
+	require.NoError(t, s.Shutdown(t.Context()))
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	_, err := NewServer(Config{MaxEvent: 200 << 20, Keepalive: 11 * time.Second, MaxConnections: -1, ReadAhead: -1}, discard{})
+	for _, word := range []string{"MaxEvent", "Memory", "Keepalive", "MaxConnections", "less than 0"} {
+		assert.ErrorContains(t, err, word)
+	}
+	_, err = NewServer(Config{}, nil)
+	assert.Error(t, err)
+}
+
+func TestComplaintsAreFew(t *testing.T) {
+	l := &logs{}
+	now := time.Now()
+	c := complaints{log: slog.New(slog.NewTextHandler(l, nil)), now: func() time.Time { return now }, counts: map[string]*complaintCount{}}
+	for range 1000 {
+		c.write(slog.LevelWarn, "line", "zlib")
+	}
+	assert.Equal(t, linesPerMinute, strings.Count(l.String(), "msg=line"))
+	c.write(slog.LevelWarn, "other", "http")
+	assert.Contains(t, l.String(), "msg=other")
+	now = now.Add(time.Minute)
+	c.write(slog.LevelWarn, "line", "zlib")
+	assert.Contains(t, l.String(), "similar_left_out=990")
 }
