@@ -56,6 +56,10 @@ type EngineVerdict struct {
 // Answer is never changed after it was returned. All strings are bounded by the
 // source (256 bytes each, Tags at most 20, Engines at most 256).
 type Answer struct {
+	// tally is what the rules counted in Engines, kept here by them; only
+	// through sync/atomic. It stands first for its alignment on 32-bit machines.
+	tally uint64
+
 	Found        bool
 	Engines      []EngineVerdict // sorted by Engine
 	LastAnalysis time.Time       // zero: never analysed

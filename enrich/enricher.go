@@ -1,0 +1,310 @@
+package enrich
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"vtsidecar/cache"
+	"vtsidecar/enrich/indicator"
+	"vtsidecar/enrich/scan"
+	"vtsidecar/internal/metrics"
+)
+
+// Details says for which indicators a document carries details.
+type Details string
+
+const (
+	DetailsHits Details = "hits" // malicious and suspicious ones; also the empty string
+	DetailsAll  Details = "all"
+	DetailsNone Details = "none"
+)
+
+// Config is what an Enricher does.
+type Config struct {
+	Fields    []indicator.FieldSpec
+	MaxValues int     // distinct indicators of one event that are looked up; 0: 64
+	Details   Details // empty: DetailsHits
+
+	IDFromContent bool // an event without a position is identified by its content
+	IDMetadata    bool // @metadata._id identifies an event that has one
+	TrustVerdicts bool // an event's own arcanna.ioc stays, and nothing is looked up for it
+
+	Rules        Rules
+	Wait         time.Duration // longest that a batch waits for answers; 0: not at all
+	TTL          time.Duration // of answers in the cache; 0: 7 days
+	TTLMalicious time.Duration // of malicious ones; 0: TTL
+	TTLNotFound  time.Duration // of those that say "not known"; 0: 1 day
+
+	// Off: the integration's switch is off. Cached answers are not used either.
+	Off bool
+	// NoSource is why there is no source, in words, for the one warning about it.
+	NoSource string
+
+	Workers     int // look-ups side by side; 0: 8
+	QueueLength int // indicators that may wait for a look-up; 0: 10,000
+
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: none
+	Metrics *metrics.Set     // nil: a set that nobody reads
+}
+
+// field is a configured field: scan finds it by its place in Config.Fields.
+type field struct {
+	kind indicator.Kind
+	name int // in Enricher.names
+}
+
+// Enricher enriches batches. It is safe for concurrent use; all fields are
+// constant after New but for what says otherwise.
+type Enricher struct {
+	cfg      Config
+	provider string // the source's name as the inside of a JSON string
+	parser   *indicator.Parser
+	scanner  *scan.Scanner
+	fields   []field
+	names    []name // in the order in which they stand in documents
+	judge    *judge
+	answers  *cache.Cache[*Answer] // nil: none are used
+	queue    *queue                // nil: nothing can be looked up
+	counted  [indicator.Hash + 1][results]prometheus.Counter
+	cached   [cacheWords]prometheus.Counter
+	pool     pool
+}
+
+// New makes an Enricher and starts its workers; Close ends them. Without a
+// source (nil) and without answers (nil) every indicator is unavailable;
+// without a quota (nil) requests are unlimited.
+func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], source Source, quota Quota) (*Enricher, error) {
+	set := func(p *time.Duration, def time.Duration) {
+		if *p <= 0 {
+			*p = def
+		}
+	}
+	set(&cfg.TTL, 7*24*time.Hour)
+	set(&cfg.TTLMalicious, cfg.TTL)
+	set(&cfg.TTLNotFound, 24*time.Hour)
+	for _, n := range []struct {
+		p   *int
+		def int
+	}{{&cfg.MaxValues, 64}, {&cfg.Workers, 8}, {&cfg.QueueLength, 10_000}} {
+		if *n.p <= 0 {
+			*n.p = n.def
+		}
+	}
+	switch cfg.Details {
+	case "":
+		cfg.Details = DetailsHits
+	case DetailsHits, DetailsAll, DetailsNone:
+	default:
+		return nil, fmt.Errorf("enrich: details cannot be %q", string(cfg.Details))
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New("", "", "")
+	}
+	if parser == nil {
+		return nil, errors.New("enrich: no parser of indicators")
+	}
+	if source != nil && answers == nil {
+		return nil, errors.New("enrich: a source needs a cache")
+	}
+	if cfg.Off {
+		source, answers = nil, nil
+	}
+
+	e := &Enricher{cfg: cfg, parser: parser, judge: newJudge(cfg.Rules), answers: answers}
+	var err error
+	if e.names, e.fields, err = arrange(cfg.Fields); err != nil {
+		return nil, fmt.Errorf("enrich: %w", err)
+	}
+	fields := make([]scan.Field, len(cfg.Fields))
+	for i, f := range cfg.Fields {
+		fields[i] = scan.Field{Path: f.Path, Hashes: f.Kind == indicator.KindHash}
+	}
+	if e.scanner, err = scan.New(scan.Config{Fields: fields, MaxValues: maxEventRefs}); err != nil {
+		return nil, fmt.Errorf("enrich: %w", err)
+	}
+	for t := range e.counted {
+		for r := range e.counted[t] {
+			if indicator.Type(t) == indicator.None && result(r) != resultNone || result(r) == resultPending {
+				continue // never counted
+			}
+			e.counted[t][r] = cfg.Metrics.Indicators.WithLabelValues(indicator.Type(t).String(), result(r).String())
+		}
+	}
+	for w := cacheHit; w < cacheWords; w++ {
+		e.cached[w] = cfg.Metrics.CacheRequests.WithLabelValues(cacheWordTexts[w])
+	}
+	e.pool.large = max(4, runtime.GOMAXPROCS(0))
+
+	switch {
+	case cfg.Off:
+		cfg.Log.Info("look-ups are switched off")
+	case source == nil:
+		reason := cfg.NoSource
+		if reason == "" {
+			reason = "no source"
+		}
+		cfg.Log.Warn("nothing can be looked up: indicators without a cached answer are unavailable", "reason", reason)
+		e.provider = "virustotal" // whose answers the cache may hold
+	default:
+		e.provider = inside(source.Name())
+		e.queue = &queue{
+			source: source, quota: quota, answers: answers, judge: e.judge,
+			life: lifetimes{answer: cfg.TTL, malicious: cfg.TTLMalicious, notFound: cfg.TTLNotFound},
+			now:  cfg.Now, log: cfg.Log, metrics: cfg.Metrics, most: cfg.QueueLength, workers: cfg.Workers,
+		}
+		e.queue.start()
+	}
+	if answers != nil {
+		cfg.Metrics.CacheEntries.Set(float64(answers.Len()))
+	}
+	return e, nil
+}
+
+// Close ends the look-ups: those in flight are cancelled, those that wait are
+// given up. Works that are still under way go on without them. It returns when
+// every worker has ended, or with ctx's error.
+func (e *Enricher) Close(ctx context.Context) error {
+	if e.queue == nil {
+		return nil
+	}
+	return e.queue.close(ctx)
+}
+
+// name is where a part stands under arcanna.ioc.
+type name struct {
+	text string // as configured: "source.ip"
+	// quoted and inside are text as a JSON string, with and without its quotes.
+	quoted, inside string
+	// open are the beginnings of the objects that the part stands in, the last
+	// of which is the part itself: `"source":{`, `"ip":`.
+	open []string
+	// shared is how many objects are the same as those of the name before.
+	shared int
+}
+
+// arrange makes the names of the fields, in the order in which a document that
+// opens each object only once has them.
+func arrange(specs []indicator.FieldSpec) ([]name, []field, error) {
+	var paths [][]string
+	for _, s := range specs {
+		n := s.Name
+		if n == "" {
+			n = s.Path
+		}
+		paths = append(paths, strings.Split(n, "."))
+	}
+	order := slices.Clone(paths)
+	slices.SortFunc(order, slices.Compare)
+	order = slices.CompactFunc(order, slices.Equal)
+	if len(order) > 1<<16 {
+		return nil, nil, errors.New("too many fields")
+	}
+	names := make([]name, len(order))
+	for i, segments := range order {
+		n := &names[i]
+		n.text = strings.Join(segments, ".")
+		n.inside = inside(n.text)
+		n.quoted = `"` + n.inside + `"`
+		if slices.Contains(reserved, segments[0]) {
+			return nil, nil, fmt.Errorf("the name %q begins with a reserved word", n.text)
+		}
+		for j, s := range segments {
+			if s == "" {
+				return nil, nil, fmt.Errorf("the name %q has an empty part", n.text)
+			}
+			text := `"` + inside(s) + `":`
+			if j < len(segments)-1 {
+				text += "{"
+			}
+			n.open = append(n.open, text)
+		}
+		if i == 0 {
+			continue
+		}
+		before := order[i-1]
+		for n.shared < min(len(before), len(segments)) && before[n.shared] == segments[n.shared] {
+			n.shared++
+		}
+		if n.shared == len(before) {
+			return nil, nil, fmt.Errorf("the name %q stands within %q", n.text, names[i-1].text)
+		}
+	}
+	fields := make([]field, len(specs))
+	for i, s := range specs {
+		at, _ := slices.BinarySearchFunc(order, paths[i], slices.Compare)
+		fields[i] = field{kind: s.Kind, name: at}
+	}
+	return names, fields, nil
+}
+
+// reserved are the words of arcanna.ioc that no name begins with.
+var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
+
+// inside is s as the inside of a JSON string.
+func inside(s string) string {
+	b := appendString(nil, s)
+	return string(b[1 : len(b)-1])
+}
+
+// pool keeps the working memory of a few batches: small ones apart, so that a
+// window of fifty events does not hold the memory of one of two thousand.
+type pool struct {
+	large int // most large ones
+
+	mu   sync.Mutex
+	kept [2][]*scratch // guarded by mu
+}
+
+const (
+	smallScratch = 512 << 10
+	smallKept    = 16
+	largeScratch = 12 << 20 // what is larger is not kept
+	smallBatch   = 128 << 10
+)
+
+func (p *pool) take(batchBytes int) *scratch {
+	class := 0
+	if batchBytes > smallBatch {
+		class = 1
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.kept[class]); n > 0 {
+		s := p.kept[class][n-1]
+		p.kept[class] = p.kept[class][:n-1]
+		return s
+	}
+	return newScratch()
+}
+
+func (p *pool) give(s *scratch, size int64) {
+	class, most := 0, smallKept
+	switch {
+	case size > largeScratch:
+		return
+	case size > smallScratch:
+		class, most = 1, p.large
+	}
+	s.forget()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.kept[class]) < most {
+		p.kept[class] = append(p.kept[class], s)
+	}
+}

@@ -1,0 +1,924 @@
+package enrich
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"runtime/debug"
+	"slices"
+	"time"
+	"unsafe"
+
+	"vtsidecar/cache"
+	"vtsidecar/enrich/indicator"
+	"vtsidecar/enrich/scan"
+	"vtsidecar/internal/event"
+)
+
+// A Work goes through its batch in rounds. A round scans events and gathers
+// what is in them, up to the bounds below; looks every distinct indicator up
+// once; and then writes lines, in one portion or several. So an attacker's
+// batch costs more rounds and portions, not more memory. An ordinary batch is
+// one round and one portion.
+const (
+	maxPortion   = 8 << 20 // bytes of lines; more only for a single event
+	maxRoundRefs = 64 << 10
+	maxFindings  = 32 << 10
+	maxRound     = 16 << 10 // events
+	maxEventRefs = 4096     // values of one event that are looked at
+	maxValue     = 8 << 10  // bytes of an indicator; longer ones are none
+	maxMemo      = 1 << 10  // bytes of a value that is remembered as it was sent
+	maxStub      = 64 << 10 // bytes of a malformed event that are kept
+	maxBodies    = 1 << 20  // bytes of parts that are kept ready
+	maxID        = 512      // bytes of an @metadata._id
+)
+
+// Portion is some events of a batch: those that can be stored, and those that
+// never can. It is valid until the next call of Next or Close.
+type Portion struct {
+	Lines event.Lines
+	Dead  []event.DeadLetter
+}
+
+// Work is a batch on its way through the Enricher. It belongs to one goroutine.
+type Work struct {
+	e        *Enricher
+	batch    *event.Batch
+	deadline time.Time // for answers, of the whole batch
+	next     int       // event that is scanned next
+	written  int       // of scratch.planned, how many events are written
+	rendered uint32    // documents of the round that were begun
+	now      time.Time // of the round, by Config.Now
+	s        *scratch  // nil: not yet, or not any more
+	held     int64     // bytes reserved from the batch's budget
+	err      error     // what ended it; then Next has nothing more
+	tally    [indicator.Hash + 1][results]int
+	cached   [cacheWords]int
+}
+
+// Enrich begins a batch: from now on answers are waited for, Config.Wait at
+// most for all of it. The batch must stay as it is until Close.
+func (e *Enricher) Enrich(b *event.Batch) *Work {
+	return &Work{e: e, batch: b, deadline: time.Now().Add(e.cfg.Wait)}
+}
+
+// Next returns the next portion, or io.EOF behind the last one. Any other error
+// means that the batch cannot be enriched now: none of its events that were not
+// in a portion before may be acknowledged. That is the end of ctx, or a panic
+// over an event: the sender then sends it again, and sees no ack, since an
+// event that is dropped or set aside by a mistake of ours would go unnoticed.
+func (w *Work) Next(ctx context.Context) (p Portion, err error) {
+	if w.err != nil {
+		return Portion{}, w.err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			// The panic's value may quote the event; the stack does not.
+			w.e.cfg.Log.Error("enriching a batch panicked", "stack", string(debug.Stack()))
+			w.s = nil // in an unknown state
+			err = errors.New("enrich: panic over a batch; see the log")
+		}
+		if err != nil {
+			p, w.err = Portion{}, err
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return Portion{}, err
+	}
+	if w.s == nil {
+		if err := w.begin(ctx); err != nil {
+			return Portion{}, err
+		}
+	}
+	s := w.s
+	s.dead = s.dead[:0]
+	if w.written == len(s.planned) {
+		if w.next == len(w.batch.Events) {
+			return Portion{}, io.EOF
+		}
+		if err := w.gather(ctx); err != nil {
+			return Portion{}, err
+		}
+		if err := w.answers(ctx); err != nil {
+			return Portion{}, err
+		}
+	}
+	if err := w.write(ctx); err != nil {
+		return Portion{}, err
+	}
+	w.count()
+	return Portion{Lines: s.lines, Dead: s.dead}, nil
+}
+
+// Close gives back everything that the Work holds. Portions end with it.
+func (w *Work) Close() {
+	if w.s != nil {
+		w.e.pool.give(w.s, w.s.size())
+		w.s = nil
+	}
+	w.batch.Budget.Release(w.held)
+	w.held = 0
+	if w.err == nil {
+		w.err = errors.New("enrich: work is closed")
+	}
+}
+
+// scratch is the memory of a Work. It is kept for the next one.
+type scratch struct {
+	result   scan.Result // of the event that is being scanned
+	scanned  int         // bytes of it that are accounted for
+	planned  []planned   // events of the round
+	refs     []ref       // what is in them
+	findings []finding   // distinct indicators, and values that are none
+	text     []byte      // their values, remembered values, and identities
+	known    table       // findings by type and value
+	memo     table       // memos by kind and value as it was sent
+	memos    []memo
+	members  []indicator.Member // of one object of hashes
+	waits    []wait             // findings that were asked for
+	dead     []event.DeadLetter
+	parts    []part                  // of the event that is being written
+	distinct []uint32                // its findings that count
+	skipped  [indicator.Hash + 1]int // its values that do not, by type
+	bodies   []byte                  // parts, ready to be put in
+	bodiesOf uint32                  // generation of bodies
+	doc      []byte                  // of the event that is being written
+	key      []byte                  // of the cache
+	found    []byte                  // the parser's, for free text
+	lines    event.Lines
+
+	random [256]byte // for identities
+	fresh  int       // bytes of random that were not used yet
+}
+
+func newScratch() *scratch {
+	seed := maphash.MakeSeed()
+	return &scratch{known: table{seed: seed}, memo: table{seed: seed}}
+}
+
+// forget lets go of what the memory points to.
+func (s *scratch) forget() {
+	clear(s.findings)
+	clear(s.planned)
+	clear(s.waits)
+	clear(s.dead[:cap(s.dead)])
+	clear(s.members[:cap(s.members)])
+	clear(s.result.Values[:cap(s.result.Values)])
+}
+
+// size is how many bytes s holds.
+func (s *scratch) size() int64 {
+	n := s.scanned + bytesOf(s.planned) + bytesOf(s.refs) + bytesOf(s.findings) + bytesOf(s.text) +
+		bytesOf(s.known.slots) + bytesOf(s.memo.slots) + bytesOf(s.memos) + bytesOf(s.members) + bytesOf(s.waits) +
+		bytesOf(s.dead) + bytesOf(s.parts) + bytesOf(s.distinct) + bytesOf(s.bodies) + bytesOf(s.doc) + bytesOf(s.key) + bytesOf(s.found) +
+		bytesOf(s.lines.Buf) + bytesOf(s.lines.Index)
+	return int64(n)
+}
+
+func bytesOf[T any](s []T) int { var t T; return cap(s) * int(unsafe.Sizeof(t)) }
+
+// planned is an event of the round that will be written.
+type planned struct {
+	plan    scan.Plan
+	id      event.ID
+	index   int32  // in Batch.Events
+	from    uint32 // its refs, to
+	to      uint32 // here
+	idAt    uint32 // its @metadata._id in text,
+	idLen   uint32 // where that is its identity; else 0
+	dropped int32  // values that nobody looked at
+	kept    bool   // its own verdict stays
+}
+
+// ref is a value of an event.
+type ref struct {
+	finding uint32
+	name    uint16
+	tooMany bool // the event has more than are looked up
+}
+
+// finding is a distinct indicator of the round, or a value that is none.
+type finding struct {
+	at, size uint32 // its value in scratch.text
+	typ      indicator.Type
+	skip     indicator.Skip
+	status   status
+	result   result
+	cached   cacheWord
+	asked    bool // some event wants its answer
+	leftOut  string
+	answer   *Answer // found, stale and not_found have one
+	verdict  verdict // found and stale have one
+
+	event    uint32 // event of the round that it was seen in last, counted from 1
+	chosen   bool   // in that event it is one of those that are looked up
+	names    uint64 // the names it stands under there, as far as they have bits
+	rendered uint32 // document that it was seen in last
+
+	body     piece // its part, but for the closing brace
+	sentence piece // what the explanation says about it
+}
+
+// piece is a range of scratch.bodies, of one generation.
+type piece struct{ generation, at, size uint32 }
+
+// memo remembers what a value as it was sent became.
+type memo struct {
+	at, size uint32 // in scratch.text
+	kind     indicator.Kind
+	finding  uint32
+}
+
+// wait is a finding that the queue was asked for.
+type wait struct {
+	finding uint32
+	joined  bool
+	flight  *cache.Flight[*Answer]
+	key     string
+	stale   *Answer // an expired answer, in case no other comes
+}
+
+// reserve takes n bytes from the budget.
+func (w *Work) reserve(ctx context.Context, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	if err := w.batch.Budget.Reserve(ctx, int64(n)); err != nil {
+		return err
+	}
+	w.held += int64(n)
+	return nil
+}
+
+func (w *Work) release(n int) {
+	if n > 0 {
+		w.batch.Budget.Release(int64(n))
+		w.held -= int64(n)
+	}
+}
+
+// room makes room for n more elements in s. What it allocates it reserves
+// first; old and new are both held while one is copied into the other.
+func room[T any](ctx context.Context, w *Work, s *[]T, n int) error {
+	need := len(*s) + n
+	if need <= cap(*s) {
+		return nil
+	}
+	return resize(ctx, w, s, max(need, 2*cap(*s), 64))
+}
+
+// resize moves s into memory for n elements.
+func resize[T any](ctx context.Context, w *Work, s *[]T, n int) error {
+	old := bytesOf(*s)
+	var t T
+	if err := w.reserve(ctx, n*int(unsafe.Sizeof(t))); err != nil {
+		return err
+	}
+	grown := make([]T, len(*s), n)
+	copy(grown, *s)
+	*s = grown
+	w.release(old)
+	return nil
+}
+
+// settle accounts for a slice that a callee has appended to beyond its room,
+// which then was larger than before.
+func settle[T any](ctx context.Context, w *Work, s []T, before int) error {
+	if now := bytesOf(s); now > before {
+		return w.reserve(ctx, now-before)
+	}
+	return nil
+}
+
+func (w *Work) roomInTable(ctx context.Context, t *table) error {
+	if !t.full() {
+		return nil
+	}
+	n, old := t.next(), bytesOf(t.slots)
+	if err := w.reserve(ctx, n*slotSize); err != nil {
+		return err
+	}
+	t.rehash(make([]slot, n))
+	w.release(old)
+	return nil
+}
+
+// begin gets memory.
+func (w *Work) begin(ctx context.Context) error {
+	total := 0
+	for i := range w.batch.Events {
+		total += len(w.batch.Events[i].Raw)
+	}
+	s := w.e.pool.take(total)
+	if err := w.reserve(ctx, int(s.size())); err != nil {
+		return err // what was taken is garbage; the next one makes its own
+	}
+	w.s = s
+	s.planned = s.planned[:0]
+	return nil
+}
+
+// gather scans the events of a round.
+func (w *Work) gather(ctx context.Context) error {
+	s := w.s
+	s.planned, s.refs, s.findings, s.text, s.memos, s.waits = s.planned[:0], s.refs[:0], s.findings[:0], s.text[:0], s.memos[:0], s.waits[:0]
+	s.known.reset()
+	s.memo.reset()
+	s.bodies = s.bodies[:0]
+	s.bodiesOf++
+	w.written, w.rendered, w.now = 0, 0, w.e.cfg.Now()
+	for w.next < len(w.batch.Events) &&
+		len(s.refs) < maxRoundRefs && len(s.findings) < maxFindings && len(s.planned)+len(s.dead) < maxRound {
+		if w.next%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := w.scan(ctx, &w.batch.Events[w.next]); err != nil {
+			return err
+		}
+		w.next++
+	}
+	return nil
+}
+
+// scan reads one event.
+func (w *Work) scan(ctx context.Context, ev *event.Event) error {
+	s := w.s
+	if ev.Oversize != nil || len(ev.Raw) == 0 {
+		return w.bury(ctx, ev, nil)
+	}
+	// What unescaping may take is known beforehand, and the rest of a Result is bounded.
+	if need := len(ev.Raw) + len(ev.Raw)/4 + 64; need > s.scanned {
+		if err := w.reserve(ctx, need-s.scanned); err != nil {
+			return err
+		}
+		s.scanned = need
+	}
+	err := w.e.scanner.Scan(ev.Raw, &s.result)
+	if n := s.result.Size(); n > s.scanned {
+		if err := w.reserve(ctx, n-s.scanned); err != nil {
+			return err
+		}
+		s.scanned = n
+	}
+	if err != nil {
+		return w.bury(ctx, ev, err)
+	}
+
+	if err := room(ctx, w, &s.planned, 1); err != nil {
+		return err
+	}
+	r := &s.result
+	p := planned{plan: r.Plan(), index: int32(w.next), from: uint32(len(s.refs)), dropped: int32(min(r.Dropped, 1<<30))}
+	if err := w.reserve(ctx, p.plan.Size()); err != nil { // rarely anything; until Close
+		return err
+	}
+	if err := w.identify(ctx, &p); err != nil {
+		return err
+	}
+	if r.HadVerdict && w.e.cfg.TrustVerdicts {
+		p.kept = true
+	} else {
+		if r.HadVerdict {
+			w.e.cfg.Metrics.VerdictsRemoved.Inc()
+		}
+		if err := w.collect(ctx, &p); err != nil {
+			return err
+		}
+	}
+	p.to = uint32(len(s.refs))
+	s.planned = append(s.planned, p)
+	return nil
+}
+
+// bury sets an event aside that cannot be stored. It keeps a piece of the
+// event's own bytes, which stay as long as the batch.
+func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
+	s := w.s
+	if err := room(ctx, w, &s.dead, 1); err != nil {
+		return err
+	}
+	d := event.DeadLetter{Reason: "malformed", Event: ev.Raw, Length: int64(len(ev.Raw))}
+	var malformed *scan.Malformed
+	switch {
+	case ev.Oversize != nil && ev.Oversize.Length > 0:
+		d.Reason, d.Detail = "oversize", "longer than input.max_event"
+		d.Length, d.SHA256 = ev.Oversize.Length, hex.EncodeToString(ev.Oversize.SHA256[:])
+	case err == nil:
+		d.Detail, d.Length = "empty event", 0
+	case errors.As(err, &malformed):
+		d.Detail = fmt.Sprintf("%s at byte %d", malformed.Reason, malformed.Offset)
+	default:
+		d.Detail = "not an event"
+	}
+	if len(d.Event) > maxStub {
+		if d.SHA256 == "" {
+			sum := sha256.Sum256(ev.Raw)
+			d.SHA256 = hex.EncodeToString(sum[:])
+		}
+		d.Event = d.Event[:maxStub]
+	}
+	s.dead = append(s.dead, d)
+	return nil
+}
+
+// identify finds the event's identity.
+func (w *Work) identify(ctx context.Context, p *planned) error {
+	s := w.s
+	r := &s.result
+	switch {
+	case w.e.cfg.IDMetadata && len(r.MetadataID) > 0:
+		// It is the sender's own and may be chosen with care, hence a digest in
+		// which nobody finds two of a kind.
+		sum := sha256.Sum256(r.MetadataID)
+		copy(p.id[:], sum[:])
+		if len(r.MetadataID) > maxID {
+			break
+		}
+		if err := room(ctx, w, &s.text, len(r.MetadataID)); err != nil {
+			return err
+		}
+		p.idAt, p.idLen = uint32(len(s.text)), uint32(len(r.MetadataID))
+		s.text = append(s.text, r.MetadataID...)
+	case r.HasPosition || w.e.cfg.IDFromContent:
+		p.id = r.Digest
+	default:
+		if s.fresh < len(p.id) {
+			rand.Read(s.random[:]) // never fails
+			s.fresh = len(s.random)
+		}
+		s.fresh -= len(p.id)
+		copy(p.id[:], s.random[s.fresh:])
+	}
+	return nil
+}
+
+// collect turns the values of the scanned event into refs to findings.
+func (w *Work) collect(ctx context.Context, p *planned) error {
+	s := w.s
+	values := s.result.Values
+	serial := uint32(len(s.planned)) + 1
+	asked := 0
+	for i := 0; i < len(values); i++ {
+		v := &values[i]
+		f := w.e.fields[v.Field]
+		switch {
+		case v.Group != 0:
+			s.members = s.members[:0]
+			last := i
+			for ; last < len(values) && values[last].Group == v.Group && values[last].Field == v.Field; last++ {
+				if err := room(ctx, w, &s.members, 1); err != nil {
+					return err
+				}
+				s.members = append(s.members, indicator.Member{Key: values[last].Key, Value: values[last].Text})
+			}
+			i = last - 1
+			if err := room(ctx, w, &s.text, 256); err != nil {
+				return err
+			}
+			at, before := len(s.text), bytesOf(s.text)
+			var found indicator.Found
+			s.text, found = w.e.parser.AppendHashes(s.text, s.members)
+			if err := settle(ctx, w, s.text, before); err != nil {
+				return err
+			}
+			n, err := w.finding(ctx, at, found)
+			if err != nil {
+				return err
+			}
+			if err := w.refer(ctx, p, serial, &asked, n, f.name); err != nil {
+				return err
+			}
+		case f.kind == indicator.KindScan:
+			if err := w.collectText(ctx, p, serial, &asked, v.Text, f.name); err != nil {
+				return err
+			}
+		default:
+			n, err := w.remembered(ctx, f.kind, v.Text)
+			if err != nil {
+				return err
+			}
+			if err := w.refer(ctx, p, serial, &asked, n, f.name); err != nil {
+				return err
+			}
+		}
+	}
+	// By name, and within a name as they came.
+	refs := s.refs[p.from:]
+	if len(refs) <= 24 {
+		for i := 1; i < len(refs); i++ {
+			for j := i; j > 0 && refs[j].name < refs[j-1].name; j-- {
+				refs[j], refs[j-1] = refs[j-1], refs[j]
+			}
+		}
+		return nil
+	}
+	slices.SortStableFunc(refs, func(a, b ref) int { return int(a.name) - int(b.name) })
+	return nil
+}
+
+// remembered returns the finding of a value, which is parsed only where the
+// round has not seen it yet.
+func (w *Work) remembered(ctx context.Context, kind indicator.Kind, value []byte) (uint32, error) {
+	s := w.s
+	if err := w.roomInTable(ctx, &s.memo); err != nil {
+		return 0, err
+	}
+	hash := s.memo.hash(uint8(kind), value)
+	number, place := s.memo.find(hash, func(n int) bool {
+		m := &s.memos[n]
+		return m.kind == kind && string(s.text[m.at:m.at+m.size]) == string(value)
+	})
+	if number >= 0 {
+		return s.memos[number].finding, nil
+	}
+	n, err := w.parse(ctx, kind, value)
+	if err != nil || len(value) > maxMemo {
+		return n, err
+	}
+	m := memo{kind: kind, finding: n, size: uint32(len(value))}
+	if f := &s.findings[n]; string(s.text[f.at:f.at+f.size]) == string(value) {
+		m.at = f.at // canonical as it was sent
+	} else {
+		if err := room(ctx, w, &s.text, len(value)); err != nil {
+			return 0, err
+		}
+		m.at = uint32(len(s.text))
+		s.text = append(s.text, value...)
+	}
+	if err := room(ctx, w, &s.memos, 1); err != nil {
+		return 0, err
+	}
+	s.memos = append(s.memos, m)
+	s.memo.put(place, hash, len(s.memos)-1)
+	return n, nil
+}
+
+// parse makes a value canonical.
+func (w *Work) parse(ctx context.Context, kind indicator.Kind, value []byte) (uint32, error) {
+	s := w.s
+	if len(value) > 4*maxValue { // a list of hashes may be longer than its best one
+		return w.finding(ctx, len(s.text), indicator.Found{Skip: indicator.Invalid})
+	}
+	if err := room(ctx, w, &s.text, 4*len(value)+256); err != nil {
+		return 0, err
+	}
+	at, before := len(s.text), bytesOf(s.text)
+	var found indicator.Found
+	s.text, found = w.e.parser.Append(s.text, kind, value)
+	if err := settle(ctx, w, s.text, before); err != nil {
+		return 0, err
+	}
+	return w.finding(ctx, at, found)
+}
+
+// collectText finds the indicators in free text.
+func (w *Work) collectText(ctx context.Context, p *planned, serial uint32, asked *int, text []byte, name int) (err error) {
+	s := w.s
+	// What is found is copied to the text of the round, so the parser's own
+	// output goes into memory that is used again for each value.
+	s.found = s.found[:0]
+	if err := room(ctx, w, &s.found, 4*min(len(text), maxValue)+256); err != nil {
+		return err
+	}
+	before := bytesOf(s.found)
+	s.found = w.e.parser.AppendText(s.found, text, func(found indicator.Found) bool {
+		if len(s.refs)-int(p.from) >= maxEventRefs {
+			p.dropped++
+			return false
+		}
+		at := len(s.text)
+		if err = room(ctx, w, &s.text, len(found.Canonical)); err != nil {
+			return false
+		}
+		s.text = append(s.text, found.Canonical...)
+		found.Canonical = s.text[at:]
+		var n uint32
+		if n, err = w.finding(ctx, at, found); err != nil {
+			return false
+		}
+		err = w.refer(ctx, p, serial, asked, n, name)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	return settle(ctx, w, s.found, before)
+}
+
+// finding returns the number of the finding whose value is text from at on. The
+// text goes again where it is known.
+func (w *Work) finding(ctx context.Context, at int, found indicator.Found) (uint32, error) {
+	s := w.s
+	if len(found.Canonical) > maxValue {
+		found = indicator.Found{Type: found.Type, Skip: indicator.Invalid}
+	}
+	value := found.Canonical
+	if err := w.roomInTable(ctx, &s.known); err != nil {
+		return 0, err
+	}
+	hash := s.known.hash(uint8(found.Type), value)
+	number, place := s.known.find(hash, func(n int) bool {
+		f := &s.findings[n]
+		return f.typ == found.Type && f.skip == found.Skip && string(s.text[f.at:f.at+f.size]) == string(value)
+	})
+	if number >= 0 {
+		s.text = s.text[:at]
+		return uint32(number), nil
+	}
+	// The parser appends the value, and perhaps more; only the value stays.
+	size := copy(s.text[at:cap(s.text)], value)
+	s.text = s.text[:at+size]
+	if err := room(ctx, w, &s.findings, 1); err != nil {
+		return 0, err
+	}
+	f := finding{at: uint32(at), size: uint32(size), typ: found.Type, skip: found.Skip, leftOut: found.LeftOut}
+	if f.skip != indicator.Lookup {
+		f.status = statusSkipped
+	}
+	s.findings = append(s.findings, f)
+	s.known.put(place, hash, len(s.findings)-1)
+	return uint32(len(s.findings) - 1), nil
+}
+
+// refer notes that the event has the finding under a name.
+func (w *Work) refer(ctx context.Context, p *planned, serial uint32, asked *int, n uint32, name int) error {
+	s := w.s
+	f := &s.findings[n]
+	bit := uint64(0)
+	if name < 64 {
+		bit = 1 << name
+	}
+	if f.event != serial {
+		f.event, f.names = serial, 0
+		f.chosen = f.skip == indicator.Lookup && *asked < w.e.cfg.MaxValues
+		if f.chosen {
+			*asked++
+			if !f.asked {
+				f.asked = true
+				if err := w.recall(ctx, n); err != nil {
+					return err
+				}
+				f = &s.findings[n]
+			}
+		}
+	} else if bit != 0 && f.names&bit != 0 || bit == 0 && slices.ContainsFunc(s.refs[p.from:], func(r ref) bool {
+		return r.finding == n && int(r.name) == name
+	}) {
+		return nil
+	}
+	f.names |= bit
+	if err := room(ctx, w, &s.refs, 1); err != nil {
+		return err
+	}
+	s.refs = append(s.refs, ref{finding: n, name: uint16(name), tooMany: f.skip == indicator.Lookup && !f.chosen})
+	return nil
+}
+
+// recall looks a finding up in the cache.
+func (w *Work) recall(ctx context.Context, n uint32) error {
+	s := w.s
+	f := &s.findings[n]
+	f.status, f.result = statusUnavailable, resultUnknown
+	if w.e.answers == nil {
+		return nil
+	}
+	if err := room(ctx, w, &s.key, 512-len(s.key)); err != nil {
+		return err
+	}
+	s.key = appendKey(s.key[:0], f.typ, s.text[f.at:f.at+f.size])
+	a, fresh, ok := w.e.answers.Get(s.key)
+	if ok && fresh {
+		f.cached = cacheHit
+		w.settleFinding(f, a, statusFound)
+		return nil
+	}
+	if !ok {
+		a = nil
+	}
+	f.cached = cacheMiss
+	if err := room(ctx, w, &s.waits, 1); err != nil {
+		return err
+	}
+	s.waits = append(s.waits, wait{finding: n, stale: a})
+	return nil
+}
+
+// settleFinding gives a finding its answer.
+func (w *Work) settleFinding(f *finding, a *Answer, st status) {
+	f.answer, f.status = a, st
+	if !a.Found {
+		f.status, f.result = statusNotFound, resultUnknown
+		if st == statusStale {
+			f.status = statusStale
+		}
+		f.verdict = verdict{ageDays: -1}
+		return
+	}
+	f.verdict = w.e.judge.verdict(a, f.typ, w.now)
+	f.result = f.verdict.result
+}
+
+// answers asks for what the cache did not know, and waits.
+func (w *Work) answers(ctx context.Context) error {
+	s := w.s
+	q := w.e.queue
+	if len(s.waits) > 0 && q != nil {
+		for i := range s.waits {
+			wt := &s.waits[i]
+			f := &s.findings[wt.finding]
+			value := string(s.text[f.at : f.at+f.size])
+			wt.key = string(appendKey(nil, f.typ, value))
+			wt.flight, wt.joined = q.ask(Indicator{Type: f.typ, Value: value}, wt.key)
+			if wt.joined {
+				f.cached = cacheCoalesced
+			}
+		}
+		if err := w.await(ctx, q); err != nil {
+			return err
+		}
+	}
+	for i := range s.waits {
+		wt := &s.waits[i]
+		if f := &s.findings[wt.finding]; f.answer == nil && wt.stale != nil {
+			f.cached = cacheStale
+			w.settleFinding(f, wt.stale, statusStale)
+		}
+	}
+	for i := range s.findings {
+		w.cached[s.findings[i].cached]++
+	}
+	return nil
+}
+
+// await waits for the answers, as long as they can come in time.
+func (w *Work) await(ctx context.Context, q *queue) error {
+	s := w.s
+	timer := time.NewTimer(time.Until(w.deadline))
+	defer timer.Stop()
+	late := false // the deadline has passed
+	o := q.look()
+	for i := range s.waits {
+		wt := &s.waits[i]
+		f := &s.findings[wt.finding]
+		for {
+			select {
+			case <-wt.flight.Done():
+			default:
+				hopeless, st := w.outlook(q, &o, wt.key)
+				if late || hopeless {
+					f.status = st
+					break
+				}
+				select {
+				case <-wt.flight.Done():
+				case <-o.changed:
+					o = q.look()
+					continue
+				case <-timer.C:
+					late = true
+					o = q.look()
+					continue
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			break
+		}
+		select {
+		case <-wt.flight.Done():
+			w.answered(f, wt)
+		default:
+		}
+	}
+	return nil
+}
+
+// outlook says whether it is of no use to wait for key's answer, and what its
+// status is as long as there is none.
+func (w *Work) outlook(q *queue, o *outlook, key string) (hopeless bool, st status) {
+	seq, waiting := q.place(key)
+	if !waiting { // it is being asked
+		return false, statusPending
+	}
+	ahead := int(seq - min(seq, o.taken)) // at the time of the outlook
+	left := time.Until(w.deadline)
+	switch {
+	case o.status == statusUnavailable:
+		return true, o.status
+	case o.status == statusQuota:
+		return o.until.Sub(q.now()) > left || ahead >= q.workers, o.status
+	case o.room >= 0 && ahead >= o.room:
+		return true, statusQuota
+	}
+	return time.Duration(ahead/q.workers)*o.took > left, statusPending
+}
+
+// answered draws the conclusions from a flight that has ended.
+func (w *Work) answered(f *finding, wt *wait) {
+	a, err := wt.flight.Result()
+	if err == nil && a != nil {
+		w.settleFinding(f, a, statusFound)
+		return
+	}
+	f.status = statusUnavailable
+	if errors.Is(err, errFull) {
+		// The queue is full because requests are scarce.
+		f.status = statusQuota
+		if o := w.e.queue.look(); o.status == statusUnavailable {
+			f.status = statusUnavailable
+		}
+	}
+}
+
+// write renders the next portion of the round.
+func (w *Work) write(ctx context.Context) error {
+	s := w.s
+	if cap(s.lines.Buf) > 2*maxPortion { // a giant event came before
+		w.release(bytesOf(s.lines.Buf))
+		s.lines.Buf = nil
+	}
+	s.lines.Buf, s.lines.Index = s.lines.Buf[:0], s.lines.Index[:0]
+	left := len(s.planned) - w.written
+	if left == 0 {
+		return nil
+	}
+	if err := room(ctx, w, &s.lines.Index, left); err != nil {
+		return err
+	}
+	if cap(s.lines.Buf) < maxPortion {
+		estimate := 0
+		for i := range s.planned[w.written:] {
+			estimate += len(w.batch.Events[s.planned[w.written+i].index].Raw) + 1024
+		}
+		if estimate = min(estimate, maxPortion); estimate > cap(s.lines.Buf) {
+			if err := resize(ctx, w, &s.lines.Buf, estimate); err != nil {
+				return err
+			}
+		}
+	}
+	for w.written < len(s.planned) {
+		p := &s.planned[w.written]
+		raw := w.batch.Events[p.index].Raw
+		need := len(raw) + 64
+		if !p.kept {
+			if err := w.document(ctx, p); err != nil {
+				return err
+			}
+			need += len(s.doc)
+		}
+		if len(s.lines.Buf) > 0 && len(s.lines.Buf)+need > maxPortion {
+			return nil // its document is rendered again; that is rarer than once in 8 MiB
+		}
+		if need > cap(s.lines.Buf)-len(s.lines.Buf) {
+			if err := resize(ctx, w, &s.lines.Buf, max(len(s.lines.Buf)+need, min(2*cap(s.lines.Buf), maxPortion))); err != nil {
+				return err
+			}
+		}
+		if p.kept {
+			s.lines.Buf = p.plan.AppendLineKeepingVerdict(s.lines.Buf, raw)
+		} else {
+			s.lines.Buf = p.plan.AppendLine(s.lines.Buf, raw, s.doc)
+			w.tallyEvent()
+		}
+		s.lines.Index = append(s.lines.Index, event.Line{ID: p.id, End: len(s.lines.Buf)})
+		w.written++
+		if w.written%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// tallyEvent counts the indicators of the event that was written last.
+func (w *Work) tallyEvent() {
+	for _, n := range w.s.distinct {
+		f := &w.s.findings[n]
+		w.tally[f.typ][f.result]++
+	}
+	for t, n := range w.s.skipped {
+		w.tally[t][resultNone] += n
+	}
+}
+
+// count hands the portion's figures to the metrics.
+func (w *Work) count() {
+	for t := range w.tally {
+		for r, n := range w.tally[t] {
+			if c := w.e.counted[t][r]; n > 0 && c != nil {
+				c.Add(float64(n))
+			}
+		}
+	}
+	for word, n := range w.cached {
+		if c := w.e.cached[word]; n > 0 && c != nil {
+			c.Add(float64(n))
+		}
+	}
+	clear(w.tally[:])
+	clear(w.cached[:])
+}
