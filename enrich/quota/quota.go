@@ -30,7 +30,10 @@ const (
 )
 
 const (
-	minute = time.Minute
+	// minute is a second longer than the source's: a request that had to open a
+	// connection arrives later than one that did not, and must not meet in the
+	// source's minute one that was counted 60 s after it.
+	minute = time.Minute + time.Second
 	// mergeWithin is how close together requests share a bucket of the sliding
 	// minute. A bucket counts until its last request is a minute old, so the
 	// price is a quarter of a second, and 241 buckets hold any limit.

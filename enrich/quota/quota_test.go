@@ -68,7 +68,7 @@ func TestMinuteSlides(t *testing.T) {
 	}
 	until, window := take(t, q, false)
 	assert.Equal(t, Minute, window)
-	assert.True(t, until.Equal(noon.Add(time.Minute)), until)
+	assert.True(t, until.Equal(noon.Add(minute)), until)
 	assert.Equal(t, map[string]int{Minute: 0}, q.Left())
 
 	c.set(until.Add(-1))
@@ -76,7 +76,7 @@ func TestMinuteSlides(t *testing.T) {
 	c.set(until)
 	take(t, q, true)
 	until, _ = take(t, q, false)
-	assert.True(t, until.Equal(noon.Add(70*time.Second)), until)
+	assert.True(t, until.Equal(noon.Add(10*time.Second + minute)), until)
 }
 
 func TestDayAndMonthEndInUTC(t *testing.T) {
@@ -211,7 +211,7 @@ func TestClockIsSet(t *testing.T) {
 					q = restart(t, q, path, limits, c, how == "crash")
 				}
 				until, _ := take(t, q, false)
-				assert.True(t, until.Equal(c.now().Add(time.Minute)), until)
+				assert.True(t, until.Equal(c.now().Add(minute)), until)
 				c.set(until)
 				require.Positive(t, takeAll(t, q, 9))
 				require.NoError(t, q.Close())
