@@ -76,7 +76,7 @@ func TestMinuteSlides(t *testing.T) {
 	c.set(until)
 	take(t, q, true)
 	until, _ = take(t, q, false)
-	assert.True(t, until.Equal(noon.Add(10*time.Second + minute)), until)
+	assert.True(t, until.Equal(noon.Add(10*time.Second+minute)), until)
 }
 
 func TestDayAndMonthEndInUTC(t *testing.T) {

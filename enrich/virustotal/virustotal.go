@@ -184,6 +184,9 @@ func (s *Source) Lookup(ctx context.Context, ind enrich.Indicator) (*enrich.Answ
 	resp, err := s.client(t).Get(s.base.JoinPath(path))
 	s.observe(t, time.Since(start))
 
+	if t.fault == "" && t.status == 0 {
+		t.fault = "no request made" // vt-go refused; nothing is known to make it
+	}
 	if t.fault != "" {
 		return nil, &enrich.LookupError{Decision: enrich.Retry, Reason: t.fault}
 	}

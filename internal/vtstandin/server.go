@@ -358,10 +358,18 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *Object, fault
 	_, _ = w.Write(body) // a client that went away is its own business
 }
 
+// zippers are reused: each takes most of a megabyte to make.
+var zippers = sync.Pool{New: func() any {
+	z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // a known level
+	return z
+}}
+
 func zip(b []byte) []byte {
 	var out bytes.Buffer
-	z, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed) // a known level
-	_, _ = z.Write(b)                                 // into memory
+	z := zippers.Get().(*gzip.Writer)
+	defer zippers.Put(z)
+	z.Reset(&out)
+	_, _ = z.Write(b) // into memory
 	_ = z.Close()
 	return out.Bytes()
 }
