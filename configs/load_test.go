@@ -454,6 +454,9 @@ func TestSecretsStayHidden(t *testing.T) {
 			assert.NotContains(t, text, "0123456789abcdef01234567")
 		})
 	}
+	// A short one too, where the space behind the colon was forgotten.
+	text := strings.Join(mistakes(t, sources(nil, nil, "vt: {api_key:hunter2}", nil)), "\n")
+	assert.Equal(t, "vt.api_key… (vtsidecar.yml:1): is not known: did you mean vt.api_key?", text)
 	c := load(t, sources([]string{"vt.proxy_url=http://user:" + secret + "@proxy.example:3128"}, nil, "", nil))
 	assert.Equal(t, "proxy.example:3128", c.VT.Proxy.URL.Host)
 	for _, e := range c.Effective() {

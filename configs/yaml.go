@@ -170,7 +170,7 @@ func (t *tree) entry(name string, line int, where string, val *yaml.Node, depth 
 		}
 		t.mistake(safeName(name), where, notYet)
 	default:
-		t.mistake(safeName(name), where, unknown(name, func(n string) string { return n }))
+		t.mistake(safeName(name), where, unknown(safeName(name), func(n string) string { return n }))
 	}
 }
 

@@ -78,6 +78,24 @@ func TestAttributesOfALogger(t *testing.T) {
 	assert.NotContains(t, b.String(), `"a":1,"a"`)
 }
 
+// Loggers that were made of one do not write into each other's attributes.
+func TestLoggersOfOneLogger(t *testing.T) {
+	var b bytes.Buffer
+	log, err := logging.New(&b, false, "info", "json")
+	require.NoError(t, err)
+	for range 4 { // whatever capacity the parent's attributes have
+		log = log.With("p", 1, "q", 2)
+		one, two := log.With("only", "one"), log.With("only", "two")
+		b.Reset()
+		one.Info("", "own", 1)
+		two.Info("", "own", 2)
+		one.Info("", "own", 3)
+		got := lines(t, &b)
+		assert.Equal(t, []any{"one", "two", "one"}, []any{got[0]["only"], got[1]["only"], got[2]["only"]})
+		assert.Equal(t, []any{1., 2., 3.}, []any{got[0]["own"], got[1]["own"], got[2]["own"]})
+	}
+}
+
 type nilError struct{ text string }
 
 func (e *nilError) Error() string { return e.text }
