@@ -46,6 +46,7 @@ type Config struct {
 	APIKey    string           // must not be empty
 	URL       string           // vt.url; empty: DefaultURL. May have a path of its own
 	ProxyURL  string           // vt.proxy_url; empty: HTTPS_PROXY and its like
+	Direct    bool             // no proxy, whatever the environment says
 	Timeout   time.Duration    // vt.timeout, of one look-up; 0: 10 s
 	UserAgent string           // empty: vtsidecar
 	Log       *slog.Logger     // nil: silent
@@ -92,7 +93,10 @@ func New(cfg Config) (*Source, error) {
 		return nil, err
 	}
 	proxy := http.ProxyFromEnvironment
-	if cfg.ProxyURL != "" {
+	switch {
+	case cfg.Direct:
+		proxy = nil
+	case cfg.ProxyURL != "":
 		u, err := url.Parse(cfg.ProxyURL)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" {
 			// The text of err would quote a password.
