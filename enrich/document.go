@@ -591,7 +591,7 @@ func (w *Work) appendSentence(dst []byte, f *finding) []byte {
 		dst = append(dst, "; from an expired answer"...)
 	}
 	if f.leftOut != "" {
-		dst = append(dst, "; looked up without "...)
+		dst = append(dst, "; looked up without its "...)
 		dst = appendEscaped(dst, f.leftOut)
 	}
 	return dst

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -272,6 +273,28 @@ func newBench(t testing.TB, cfg enrich.Config, source *fakeSource, quota enrich.
 }
 
 const day = 24 * time.Hour
+
+// figure is a metric's value. labels are its labels' values, by their names' order.
+func (b *bench) figure(name string, labels ...string) float64 {
+	b.t.Helper()
+	families, err := b.metrics.Registry.Gather()
+	require.NoError(b.t, err)
+	for _, f := range families {
+		if f.GetName() != "vtsidecar_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var have []string
+			for _, l := range m.GetLabel() {
+				have = append(have, l.GetValue())
+			}
+			if slices.Equal(have, labels) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return 0
+}
 
 func (b *bench) close() {
 	require.NoError(b.t, b.Close(context.Background()))
