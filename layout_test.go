@@ -139,8 +139,7 @@ func TestImportsGoOneWay(t *testing.T) {
 				assert.True(t, mayImport(from, to), "%s imports %s", from, to)
 			}
 			for library, places := range onlyIn {
-				// deps only keeps go.mod complete while rooms are being built.
-				if within(i, library) && !slices.Contains(places, from) && from != "internal/deps" {
+				if within(i, library) && !slices.Contains(places, from) {
 					assert.Fail(t, "a library out of its room", "%s imports %s", from, i)
 				}
 			}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"vtsidecar/configs"
+	"vtsidecar/enrich/indicator"
+)
+
+// env is everything that a run takes from its process, so that a test can start
+// the program as a value.
+type env struct {
+	args     []string // with the program's name first
+	environ  []string
+	stdin    io.Reader
+	stdout   io.Writer // data
+	stderr   io.Writer // words
+	terminal bool      // stderr is one
+
+	unknown []configs.Value // flags that nobody knows; run fills it in
+}
+
+// Exit statuses that scripts rely on.
+const (
+	exitDone  = 0
+	exitFail  = 1 // it failed while running
+	exitUsage = 2 // usage or settings; nothing was opened
+)
+
+// usageError is a mistake of the caller's: exit status 2.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// notYet are the commands that users may know from the documentation and that
+// this version does not have. They are refused by name.
+var notYet = []string{"lookup", "enrich", "backfill", "setup", "export", "cache", "dlq"}
+
+// run is the program: arguments in, exit status out. It ends soon after ctx.
+func run(ctx context.Context, e env) int {
+	app := newApp(&e)
+	rest, taken := configs.TakeUnknown(app, e.args[1:])
+	e.unknown = taken
+	err := app.RunContext(ctx, append(e.args[:1:1], rest...))
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(e.stderr, "vtsidecar: "+err.Error())
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFail
+}
+
+func newApp(e *env) *cli.App {
+	usage := func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
+		return func(c *cli.Context) error { return action(c, *e) }
+	}
+	app := &cli.App{
+		Name:                      "vtsidecar",
+		Usage:                     "enriches events of Beats with VirusTotal's verdicts on their way",
+		UsageText:                 "vtsidecar [settings] [command]\n\nWithout a command the server starts (serve).",
+		HideVersion:               true,
+		Flags:                     configs.Flags(),
+		DisableSliceFlagSeparator: true,
+		EnableBashCompletion:      true,
+		Reader:                    e.stdin,
+		Writer:                    e.stdout,
+		ErrWriter:                 e.stderr,
+		OnUsageError:              usage,
+		ExitErrHandler:            func(*cli.Context, error) {}, // run decides
+		Action:                    with(serveCommand),
+		Commands: []*cli.Command{
+			{
+				Name: "serve", Usage: "the server (the default)", Flags: configs.Flags(), OnUsageError: usage,
+				Action: with(serveCommand),
+			},
+			sendCommand(e, usage),
+			{
+				Name: "test", Usage: "checks what is configured", Flags: configs.HiddenFlags(), OnUsageError: usage,
+				Subcommands: []*cli.Command{
+					{
+						Name: "config", Usage: "checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
+						Action: with(testConfigCommand),
+					},
+				},
+				Action: func(c *cli.Context) error {
+					switch what := c.Args().First(); what {
+					case "":
+						return usagef("test what? Try: vtsidecar test config")
+					case "output", "virustotal":
+						return usagef("the command %q is not in this version", "test "+what)
+					default:
+						return usagef("unknown command %q; try: vtsidecar test config", "test "+what)
+					}
+				},
+			},
+			{
+				Name: "version", Usage: "what was built", OnUsageError: usage,
+				Action: with(versionCommand),
+			},
+		},
+	}
+	return app
+}
+
+// load reads the settings from the flags before and behind the command, the
+// environment and the file.
+func load(c *cli.Context, e env) (*configs.Config, error) {
+	cfg, err := configs.Load(configs.Input{
+		Flags:       append(configs.FromContext(c), e.unknown...),
+		Environ:     e.environ,
+		CheckFields: checkFields,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}
+
+// noUnknownFlags is for commands that take no settings; load does it for others.
+func noUnknownFlags(e env) error {
+	if err := configs.CheckNames(e.unknown); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// checkFields says what is wrong with the setting fields, all of it.
+func checkFields(texts []string) []error {
+	specs, errs := parseFields(texts)
+	return append(errs, indicator.CheckFields(specs)...)
+}
+
+func parseFields(texts []string) (specs []indicator.FieldSpec, errs []error) {
+	for _, text := range texts {
+		spec, err := indicator.ParseField(text)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		specs = append(specs, spec)
+	}
+	return specs, errs
+}
+
+// noArguments refuses words behind a command that takes none: most often a
+// mistyped command or a flag without its dashes.
+func noArguments(c *cli.Context) error {
+	if !c.Args().Present() {
+		return nil
+	}
+	word := c.Args().First()
+	if slices.Contains(notYet, word) {
+		return usagef("the command %q is not in this version", word)
+	}
+	return usagef("unknown command or argument %q; see vtsidecar --help", word)
+}

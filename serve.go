@@ -1,0 +1,373 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"vtsidecar/cache"
+	"vtsidecar/configs"
+	"vtsidecar/enrich"
+	"vtsidecar/enrich/indicator"
+	"vtsidecar/enrich/quota"
+	"vtsidecar/enrich/virustotal"
+	"vtsidecar/internal/admin"
+	"vtsidecar/internal/datadir"
+	"vtsidecar/internal/logging"
+	"vtsidecar/internal/metrics"
+	"vtsidecar/lumber"
+	"vtsidecar/output"
+)
+
+const (
+	// closeTimeout bounds what comes after the drain: nothing in it waits for
+	// senders or for VirusTotal.
+	closeTimeout = 5 * time.Second
+
+	// snapshotEvery bounds what a crash forgets of the cache. Answers cost quota,
+	// and a day's quota can be spent in a day.
+	snapshotEvery = 10 * time.Minute
+)
+
+func serveCommand(c *cli.Context, e env) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	cfg, err := load(c, e)
+	if err != nil {
+		return err
+	}
+	return serve(c.Context, cfg, e)
+}
+
+// serve builds the program from the disk up to the listener, serves until ctx
+// ends or something fails, and takes it down in this order:
+//
+//  1. readiness false, no new connection, no new window;
+//  2. windows in flight finish under one drain deadline and get their acks,
+//     connections close;
+//  3. output and dead letter: nobody stores any more;
+//  4. look-ups, then the snapshot of what they learned, then the quota that
+//     they spent;
+//  5. the admin server, which reported on all that;
+//  6. the lock on path.data.
+//
+// Each step is a deferred function of the step that opened its part, so what
+// was opened last is closed first. Every error is joined to the result.
+func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
+	log, err := logging.New(e.stderr, e.terminal, cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return usageError{err}
+	}
+	for _, warning := range cfg.Warnings {
+		log.Warn(warning)
+	}
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit(cfg)))
+	atExit := func(what string, f func() error) {
+		if e := f(); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", what, e))
+		}
+	}
+	withTimeout := func(f func(context.Context) error) func() error {
+		return func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+			defer cancel()
+			return f(ctx)
+		}
+	}
+
+	dir, err := datadir.Open(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer atExit("close path.data", dir.Close)
+
+	m := metrics.New(build())
+	failed := make(chan error, 3) // one slot for each goroutine that can end the program
+
+	// Readiness is asked from the moment the admin server runs; the parts come
+	// in as they are opened.
+	var ready readiness
+	if cfg.AdminAddress != "" {
+		v, _, _ := build()
+		host, _, _ := net.SplitHostPort(cfg.AdminAddress)
+		listener, err := net.Listen("tcp", cfg.AdminAddress)
+		if err != nil {
+			return fmt.Errorf("admin.address: %w", err)
+		}
+		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(), Version: v, Log: log})
+		go func() { failed <- server.Serve(listener) }()
+		defer atExit("stop the admin server", withTimeout(server.Shutdown))
+		log.Info("the admin server listens", "admin.address", listener.Addr().String())
+	}
+
+	enricher, closeEnricher, err := openEnricher(cfg, m, log)
+	if err != nil {
+		return err
+	}
+	defer atExit("close the enrichment", withTimeout(closeEnricher))
+
+	dead, err := output.OpenDeadLetter(output.DeadLetterConfig{
+		Dir: filepath.Join(cfg.DataDir, "dead-letter"), MaxBytes: cfg.DeadLetterBytes, Log: log, Metrics: m,
+	})
+	if err != nil {
+		return err
+	}
+	defer atExit("close the dead letter", withTimeout(dead.Close))
+
+	file, err := output.OpenFile(output.FileConfig{
+		Path: cfg.OutputFile.Path, RotateBytes: cfg.OutputFile.RotateBytes, Permissions: cfg.OutputFile.Permissions, Log: log, Metrics: m,
+	})
+	if err != nil {
+		return err
+	}
+	defer atExit("close the output file", withTimeout(file.Close))
+
+	server, err := lumber.NewServer(lumber.Config{
+		MaxConnections: cfg.Input.MaxConnections,
+		MaxEvent:       cfg.Input.MaxEvent,
+		MaxWindow:      cfg.Input.MaxWindow,
+		MaxWindowBytes: cfg.Input.MaxWindowBytes,
+		Memory:         cfg.Input.Memory,
+		Keepalive:      cfg.Input.Keepalive,
+		TLS:            cfg.Input.TLS,
+		Log:            log,
+		Metrics:        m,
+	}, &pipeline{enricher: enricher, output: file, dead: dead})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", cfg.Input.Address)
+	if err != nil {
+		return fmt.Errorf("input.address: %w", err)
+	}
+	go func() { failed <- server.Serve(listener) }()
+	defer atExit("drain", func() error {
+		ready.stopping.Store(true)
+		log.Info("stopping", "shutdown.timeout", cfg.ShutdownTimeout)
+		drain, cancel := context.WithTimeout(context.Background(), cfg.ShutdownTimeout)
+		defer cancel()
+		return server.Shutdown(drain)
+	})
+	ready.parts.Store(&parts{output: file, dead: dead})
+	if err := logging.Announce(e.stderr, e.terminal, cfg.LogFormat, "vtsidecar is listening, address="+listener.Addr().String()); err != nil {
+		return fmt.Errorf("announce the address: %w", err)
+	}
+
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// memoryLimit is what the garbage collector works against: the contract's bound
+// less a share for what it does not count (stacks, the runtime itself, the
+// kernel's part of sockets).
+func memoryLimit(cfg *configs.Config) int64 {
+	const answerBytes = 8 << 10 // an entry of the cache with its engines, a generous estimate
+	return cfg.Input.Memory + int64(cfg.Cache.MaxEntries)*answerBytes + 96<<20
+}
+
+// readiness is what /readyz answers. Its methods are called concurrently.
+type readiness struct {
+	parts    atomic.Pointer[parts] // nil until the listener is open
+	stopping atomic.Bool
+}
+
+type parts struct {
+	output, dead interface{ Ready() error }
+}
+
+func (r *readiness) checks() []admin.Check {
+	of := func(part func(*parts) error) func() error {
+		return func() error {
+			p := r.parts.Load()
+			if p == nil {
+				return errors.New("starting")
+			}
+			return part(p)
+		}
+	}
+	return []admin.Check{
+		{Name: "input", Ready: of(func(*parts) error {
+			if r.stopping.Load() {
+				return errors.New("stopping")
+			}
+			return nil
+		})},
+		{Name: "output.file", Ready: of(func(p *parts) error { return p.output.Ready() })},
+		{Name: "dead_letter", Ready: of(func(p *parts) error { return p.dead.Ready() })},
+	}
+}
+
+// openEnricher opens what the enrichment needs: the cache with its snapshot, the
+// quota, the source. The returned function closes them in the right order.
+func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enrich.Enricher, func(context.Context) error, error) {
+	specs, errs := parseFields(cfg.Fields)
+	if len(errs) > 0 {
+		return nil, nil, usageError{errors.Join(errs...)}
+	}
+	types := make([]indicator.Type, 0, len(cfg.VT.Types))
+	for _, t := range []indicator.Type{indicator.Hash, indicator.URL, indicator.Domain, indicator.IP} {
+		for _, name := range cfg.VT.Types {
+			if t.String() == name {
+				types = append(types, t)
+			}
+		}
+	}
+	parser, err := indicator.NewParser(indicator.Config{
+		Types: types, URLParts: cfg.VT.URLParts,
+		Networks: cfg.Skip.Networks, Domains: cfg.Skip.Domains, Hashes: cfg.Skip.Hashes,
+	})
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+
+	answers, err := openCache(cfg, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	minute, day, month := cfg.VT.Limits()
+	limits, err := quota.Open(filepath.Join(cfg.DataDir, "quota"), quota.Limits{Minute: minute, Day: day, Month: month}, nil)
+	var damaged *quota.DamagedError
+	if errors.As(err, &damaged) {
+		log.Warn("the counts of requests could not be read; they begin anew", "error", damaged)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("path.data: open the counts of requests: %w", err)
+	}
+
+	source, closeSource, noSource, err := openSource(cfg, m, log)
+	if err != nil {
+		return nil, nil, errors.Join(err, limits.Close())
+	}
+	rules := cfg.VT
+	enricher, err := enrich.New(enrich.Config{
+		Fields: specs, MaxValues: cfg.FieldsMaxValues, Details: enrich.Details(cfg.Details),
+		IDFromContent: cfg.ID.FromContent, IDMetadata: cfg.ID.Metadata, TrustVerdicts: cfg.Input.TrustVerdicts,
+		Rules: enrich.Rules{
+			Malicious:      enrich.PerType[int](rules.Malicious),
+			Suspicious:     enrich.PerType[int](rules.Suspicious),
+			Engines:        rules.Engines,
+			EnginesIgnore:  rules.EnginesIgnore,
+			MaxAnalysisAge: enrich.PerType[time.Duration](rules.MaxAnalysisAge),
+		},
+		Wait: cfg.VT.Wait,
+		TTL:  cfg.Cache.TTL, TTLMalicious: cfg.Cache.TTLMalicious, TTLNotFound: cfg.Cache.TTLNotFound,
+		Off: !cfg.VT.Enabled, NoSource: noSource,
+		Log: log, Metrics: m,
+	}, parser, answers, source, limits)
+	if err != nil {
+		return nil, nil, errors.Join(err, limits.Close())
+	}
+
+	snapshots := newSnapshots(cfg, answers, log)
+	return enricher, func(ctx context.Context) error {
+		return errors.Join(enricher.Close(ctx), closeSource(), snapshots.close(), limits.Close())
+	}, nil
+}
+
+// openSource makes VirusTotal a source, or says in words why there is none.
+// closeSource is never nil.
+func openSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (source enrich.Source, closeSource func() error, none string, err error) {
+	nothing := func() error { return nil }
+	switch {
+	case !cfg.VT.Enabled:
+		return nil, nothing, "vt.enabled is false", nil
+	case cfg.VT.APIKey == "":
+		return nil, nothing, "there is no API key: set vt.api_key_file, vt.api_key or VT_API_KEY", nil
+	}
+	v, _, _ := build()
+	var proxy string
+	if cfg.VT.Proxy.URL != nil {
+		proxy = cfg.VT.Proxy.URL.String()
+	}
+	s, err := virustotal.New(virustotal.Config{
+		APIKey: cfg.VT.APIKey, URL: cfg.VT.URL.String(), ProxyURL: proxy, Direct: cfg.VT.Proxy.Direct,
+		Timeout: cfg.VT.Timeout, UserAgent: "vtsidecar/" + v, Log: log, Metrics: m,
+	})
+	if err != nil {
+		return nil, nothing, "", usageError{err}
+	}
+	if cfg.VT.Day == configs.LimitAuto {
+		log.Info("VirusTotal's public limits are kept; a public key must not be used in commercial products, services or business workflows")
+	}
+	return s, s.Close, "", nil
+}
+
+func snapshotPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "cache.snapshot") }
+
+// openCache makes the cache and fills it from the last snapshot. A damaged
+// snapshot costs quota, not events: it is set aside with one warning.
+func openCache(cfg *configs.Config, log *slog.Logger) (*cache.Cache[*enrich.Answer], error) {
+	answers := cache.New[*enrich.Answer](cache.Config{MaxEntries: cfg.Cache.MaxEntries})
+	if !cfg.Cache.Persist {
+		return answers, nil
+	}
+	n, err := answers.Load(snapshotPath(cfg), enrich.DecodeAnswer)
+	var damaged *cache.DamagedError
+	switch {
+	case errors.As(err, &damaged):
+		log.Warn("the cache's snapshot is damaged and was set aside", "error", damaged, "entries", n)
+	case err != nil:
+		return nil, fmt.Errorf("path.data: %w", err)
+	case n > 0:
+		log.Info("the cache was loaded", "entries", n)
+	}
+	return answers, nil
+}
+
+// snapshots saves the cache from time to time and at the end.
+type snapshots struct {
+	save func() error
+	stop chan struct{}
+	done chan struct{}
+}
+
+func newSnapshots(cfg *configs.Config, answers *cache.Cache[*enrich.Answer], log *slog.Logger) *snapshots {
+	s := &snapshots{stop: make(chan struct{}), done: make(chan struct{})}
+	s.save = func() error {
+		if !cfg.Cache.Persist {
+			return nil
+		}
+		return answers.Save(snapshotPath(cfg), enrich.AppendAnswer)
+	}
+	go func() {
+		defer close(s.done)
+		ticker := time.NewTicker(snapshotEvery)
+		defer ticker.Stop()
+		failing := false
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-ticker.C:
+			}
+			err := s.save()
+			if (err != nil) != failing {
+				if failing = err != nil; failing {
+					log.Warn("the cache could not be saved", "error", err)
+				} else {
+					log.Info("the cache is saved again")
+				}
+			}
+		}
+	}()
+	return s
+}
+
+// close saves for the last time.
+func (s *snapshots) close() error {
+	close(s.stop)
+	<-s.done
+	return s.save()
+}
