@@ -34,8 +34,10 @@ check: ## format, vet, linter, race, tidy modules, clean tree
 fuzz: ## every fuzz target for FUZZTIME each (default 1m)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-bench: ## whole processes side by side, as ratios to a floor
-	go run ./internal/bench
+bench: build ## whole processes side by side, as ratios to a floor
+	CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
+	go build -trimpath -o bin/bench ./internal/bench
+	bin/bench $(BENCHFLAGS)
 
 test-real: ## real Filebeat against the real binary; installs strace where it is missing
 	@scripts/test-real.sh
