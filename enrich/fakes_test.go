@@ -352,7 +352,7 @@ func (b *bench) run(ctx context.Context, in *event.Batch) (outcome, error) {
 			out.dead = append(out.dead, d)
 		}
 		if budget, ok := in.Budget.(*fakeBudget); ok {
-			if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 112*cap(p.Dead)); used > budget.now() {
+			if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 80*cap(p.Dead)); used > budget.now() {
 				b.t.Errorf("%d bytes in use, %d reserved", used, budget.now())
 			}
 		}

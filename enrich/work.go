@@ -875,7 +875,10 @@ func (w *Work) write(ctx context.Context) error {
 			return nil // its document is rendered again; that is rarer than once in 8 MiB
 		}
 		if need > cap(s.lines.Buf)-len(s.lines.Buf) {
-			if err := resize(ctx, w, &s.lines.Buf, max(len(s.lines.Buf)+need, min(2*cap(s.lines.Buf), maxPortion))); err != nil {
+			// As much as the rest will need if it is like what came so far.
+			done := len(s.lines.Index)
+			rest := (len(s.lines.Buf) + need) / (done + 1) * (len(s.planned) - w.written) / 16 * 17
+			if err := resize(ctx, w, &s.lines.Buf, max(len(s.lines.Buf)+need, min(len(s.lines.Buf)+need+rest, maxPortion))); err != nil {
 				return err
 			}
 		}

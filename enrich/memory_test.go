@@ -1,0 +1,150 @@
+package enrich_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vtsidecar/enrich"
+	"vtsidecar/enrich/scan"
+	"vtsidecar/internal/event"
+)
+
+// manyIPs is n distinct public addresses as JSON, from the first on.
+func manyIPs(first, n int) string {
+	var b bytes.Buffer
+	for i := first; i < first+n; i++ {
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `"45.%d.%d.%d"`, i>>16&255, i>>8&255, i&255)
+	}
+	return "[" + b.String() + "]"
+}
+
+// Attackers' batches: what they hold at a time stays bounded, and everything
+// that comes out is right.
+func TestMemoryStaysBounded(t *testing.T) {
+	const mib = 1 << 20
+	long := flagged(90, 0, 0)
+	for i := range long.Engines {
+		long.Engines[i].Engine = fmt.Sprintf("%03d%s", i, strings.Repeat("\x01", 253))
+	}
+	long.Tags = make([]string, 20)
+	for i := range long.Tags {
+		long.Tags[i] = strings.Repeat("\"", 256)
+	}
+	repeat := func(n int, f func(i int) string) (events []string) {
+		for i := range n {
+			events = append(events, f(i))
+		}
+		return events
+	}
+	cases := []struct {
+		name   string
+		events []string
+		answer *enrich.Answer // cached for the first 64 addresses
+		most   int64          // bytes reserved at a time
+		min    int            // portions at least
+	}{
+		{"ordinary", repeat(2048, func(i int) string {
+			return fmt.Sprintf(`{"log":{"offset":%d,"file":{"path":"/x"}},"source":{"ip":"45.0.0.%d"},"destination":{"ip":"45.0.1.%d"},"message":%q}`, i, i%64, i%250, strings.Repeat("m", 900))
+		}), flagged(0, 0, 0), 10 * mib, 1},
+		{"small events that grow", repeat(100, func(int) string { return `{"source":{"ip":` + manyIPs(0, 64) + `}}` }), long, 40 * mib, 10},
+		{"distinct values", repeat(3000, func(i int) string { return `{"source":{"ip":` + manyIPs(64*i, 64) + `}}` }), nil, 48 * mib, 5},
+		{"a million values in one event", []string{`{"source":{"ip":` + manyIPs(0, 1<<20) + `}}`, ipEvent("45.0.0.1")}, flagged(9, 0, 0), 64 * mib, 2},
+		{"a million hashes in one event", []string{`{"process":{"hash":{` + strings.TrimSuffix(strings.Repeat(`"md5":"`+md5sum+`",`, 1<<18), ",") + `}}}`}, nil, 64 * mib, 1},
+		{"free text", []string{`{"message":"` + strings.Repeat("45.1.2.3 45.3.2.1 ", 1<<18) + `"}`}, nil, 32 * mib, 1},
+		{"escapes", repeat(100, func(i int) string { return fmt.Sprintf(`{"message":"%s"}`, strings.Repeat(`\u0041`, 10_000+i)) }), nil, 24 * mib, 1},
+		{"empty events", make([]string, 10_000), nil, 4 * mib, 1},
+		{"tiny events", repeat(10_000, func(int) string { return `{}` }), nil, 24 * mib, 1},
+		{"metadata again and again", repeat(5000, func(int) string {
+			return "{" + strings.Repeat(`"@metadata":1,`, 20) + `"a":1}`
+		}), nil, 32 * mib, 1},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, enrich.Config{Details: enrich.DetailsAll}, nil, nil)
+			defer b.close()
+			if c.answer != nil {
+				for i := range 64 {
+					b.answers.Set(fmt.Sprintf("ip:45.0.0.%d", i), c.answer, time.Hour)
+				}
+			}
+			for range 2 { // the second time with memory that was used before
+				budget := &fakeBudget{t: t}
+				out, err := b.run(context.Background(), batch(budget, c.events...))
+				require.NoError(t, err)
+				assert.Zero(t, budget.now())
+				assert.LessOrEqual(t, budget.most, c.most)
+				assert.GreaterOrEqual(t, out.portions, c.min)
+				if c.min == 1 {
+					assert.Equal(t, 1, out.portions)
+				}
+			}
+		})
+	}
+}
+
+// The order of events, and every one of them, across rounds and portions.
+func TestManyPortionsLoseNothing(t *testing.T) {
+	b := newBench(t, enrich.Config{}, nil, nil)
+	defer b.close()
+	for i := range 64 {
+		b.answers.Set(fmt.Sprintf("ip:45.0.0.%d", i), flagged(9, 0, 0), time.Hour)
+	}
+	var events []string
+	for i := range 2000 {
+		events = append(events, fmt.Sprintf(`{"n":%d,"source":{"ip":%s}}`, i, manyIPs(i%300, 40)))
+	}
+	out, err := b.run(context.Background(), batch(&fakeBudget{t: t}, events...))
+	require.NoError(t, err)
+	assert.Greater(t, out.portions, 1)
+	assert.LessOrEqual(t, out.largest, 8<<20)
+	var ev struct{ N int }
+	for i, l := range out.lines {
+		require.NoError(t, json.Unmarshal([]byte(l), &ev))
+		require.Equal(t, i, ev.N)
+		d := docOf(t, l)
+		require.InDelta(t, 40, d.at("global.checked_count"), 0, "event %d", i)
+		want := min(max(64-i%300, 0), 40)
+		require.InDelta(t, want, d.at("global.malicious_count"), 0, "event %d", i)
+	}
+}
+
+// One event in, one line out, and all but arcanna.ioc as it was.
+func FuzzOneLineComesOut(f *testing.F) {
+	f.Add([]byte(`{"source":{"ip":"203.0.113.1"},"url.full":"hxxp://a.example/?q","process":{"hash":{"md5":"` + md5sum + `"}},"message":"1.2.3.4 é"}`))
+	f.Add([]byte(`{"@metadata":{"_id":"x\n\u0000"},"arcanna":{"ioc":{}},"source":{"ip":["10.0.0.1",""]}}`))
+	f.Add([]byte(`[]`))
+	b := newBench(f, enrich.Config{IDMetadata: true, Details: enrich.DetailsAll}, nil, nil)
+	f.Cleanup(b.close)
+	b.answers.Set("ip:203.0.113.1", flagged(9, 0, 0), time.Hour)
+	scanner, err := scan.New(scan.Config{})
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b.t = t
+		budget := &fakeBudget{t: t}
+		out, err := b.run(context.Background(), batch(budget, string(raw)))
+		require.NoError(t, err)
+		require.Zero(t, budget.now())
+		for _, l := range out.lines {
+			docOf(t, l)
+			// Ours taken out again, it is what the scan makes of the event alone.
+			var want, got scan.Result
+			padded := append(bytes.Clone(raw), make([]byte, event.Sentinel)...)
+			require.NoError(t, scanner.Scan(padded[:len(raw)], &want))
+			line := append([]byte(strings.TrimSuffix(l, "\n")), make([]byte, event.Sentinel)...)
+			require.NoError(t, scanner.Scan(line[:len(l)-1], &got))
+			require.True(t, got.HadVerdict)
+			require.Equal(t, want.Digest, got.Digest)
+		}
+	})
+}
