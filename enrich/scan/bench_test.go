@@ -55,6 +55,8 @@ func benchWindow(tb testing.TB, count int) (plain []byte, ends []int, packed []b
 			"destination": map[string]any{"ip": fmt.Sprintf("203.0.113.%d", rng.IntN(255)), "port": 443},
 			"url":         map[string]any{"full": fmt.Sprintf("https://www%d.example.com/index.html", rng.IntN(40)), "domain": "www.example.com"},
 			"dns":         map[string]any{"question": map[string]any{"name": "www.example.com"}},
+			"trace":       map[string]any{"id": fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64())},
+			"user":        map[string]any{"id": fmt.Sprintf("%016x", rng.Uint64()), "name": fmt.Sprintf("user%d", rng.IntN(300))},
 			"tags":        []string{"proxy", "dmz"},
 		}
 		plain = appendShuffled(plain, e, rng)

@@ -6,22 +6,27 @@ import (
 	"strings"
 )
 
-// none is "no node": nothing that anybody asked for lies here or below.
-const none = -1
+// Node numbers. none is a node too, one that means nothing to anybody, so that
+// the pass can look at the node of any path without asking first.
+const (
+	none = 0 // nothing that anybody asked for lies here or below
+	root = 1 // the event itself
+)
 
 // node is one path of the tree of all paths that mean something. Immutable
 // once New has returned.
 type node struct {
 	segment string // its last segment
 	parent  int32
-	branch  bool // it has nodes below it
+	branch  bool  // it has nodes below it
+	sum     uint8 // which sum leaves here go to
+	role    role
+	value   bool   // strings here are values, or may be @metadata._id
+	text    uint16 // fact that a non-empty string here is: a bit in the position table
+	number  uint16 // fact that a number here is
 
 	fields []int32 // strings here are values of these fields
 	hashes []int32 // objects here are objects of hashes for these fields
-
-	role  role
-	fact  uint16 // bit in the position table, or 0
-	kinds uint8  // the kinds of leaf that make it a fact
 }
 
 // role is what a path means to this package itself.
@@ -105,11 +110,12 @@ type slot struct {
 	parent int32
 	node   int32 // none: empty
 	len    int32 // of the segment
+	more   bool  // a path that belongs here stands further on
 }
 
 // Scanner is a compiled Config. It is immutable and safe for concurrent use.
 type Scanner struct {
-	nodes     []node // nodes[0] is the event itself
+	nodes     []node // parents stand before their children
 	slots     []slot // open addressing by path hash; a power of two, at most a quarter full
 	arcanna   int32  // the node of "arcanna"
 	maxValues int
@@ -117,7 +123,7 @@ type Scanner struct {
 
 // New compiles the configuration. All mistakes in it are reported at once.
 func New(cfg Config) (*Scanner, error) {
-	s := &Scanner{nodes: []node{{parent: none}}, maxValues: cfg.MaxValues}
+	s := &Scanner{nodes: make([]node, root+1), maxValues: cfg.MaxValues}
 	if s.maxValues == 0 {
 		s.maxValues = defaultMaxValues
 	}
@@ -131,7 +137,12 @@ func New(cfg Config) (*Scanner, error) {
 	s.arcanna = s.insert("arcanna")
 	for i, x := range facts {
 		n := &s.nodes[s.insert(x.path)]
-		n.fact, n.kinds = 1<<i, x.kinds
+		if x.kinds&kindText != 0 {
+			n.text = 1 << i
+		}
+		if x.kinds&kindNumber != 0 {
+			n.number = 1 << i
+		}
 	}
 	for i, f := range cfg.Fields {
 		if f.Path == "" || strings.HasPrefix(f.Path, ".") || strings.HasSuffix(f.Path, ".") || strings.Contains(f.Path, "..") {
@@ -153,7 +164,7 @@ func New(cfg Config) (*Scanner, error) {
 
 // insert returns the node of a path, and makes it and those above it if needed.
 func (s *Scanner) insert(path string) int32 {
-	at := int32(0)
+	at := int32(root)
 	for seg := range strings.SplitSeq(path, ".") {
 		at = s.child(at, seg)
 	}
@@ -161,7 +172,7 @@ func (s *Scanner) insert(path string) int32 {
 }
 
 func (s *Scanner) child(parent int32, segment string) int32 {
-	for i := range s.nodes {
+	for i := root + 1; i < len(s.nodes); i++ {
 		if n := &s.nodes[i]; n.parent == parent && n.segment == segment {
 			return int32(i)
 		}
@@ -179,16 +190,21 @@ func (s *Scanner) index() {
 		size *= 2
 	}
 	s.slots = make([]slot, size)
-	for i := range s.slots {
-		s.slots[i].node = none
-	}
 	hashes := make([]uint64, len(s.nodes))
-	hashes[0] = rootPath
-	for i := 1; i < len(s.nodes); i++ { // parents come before their children
+	hashes[root] = rootPath
+	for i := root + 1; i < len(s.nodes); i++ {
 		n := &s.nodes[i]
+		n.value = n.fields != nil || n.role == roleMetaID || n.role == roleArcanna
+		switch n.role {
+		case roleVolatile:
+			n.sum = sumNothing
+		case roleTimestamp:
+			n.sum = sumStamp
+		}
 		hashes[i] = extend(hashes[n.parent], segmentHash([]byte(n.segment)))
 		at := hashes[i] & uint64(size-1)
 		for s.slots[at].node != none {
+			s.slots[at].more = true
 			at = (at + 1) & uint64(size-1)
 		}
 		x := slot{hash: hashes[i], parent: n.parent, node: int32(i), len: int32(len(n.segment))}
@@ -213,20 +229,6 @@ func (s *Scanner) find(parent int32, path uint64, segment []byte) int32 {
 			if n := &s.nodes[x.node]; n.parent == parent && n.segment == string(segment) {
 				return x.node
 			}
-		}
-	}
-}
-
-// findShort is find for a segment of at most 16 bytes, given as words.
-func (s *Scanner) findShort(parent int32, path, w, w2 uint64, length int) int32 {
-	mask := uint64(len(s.slots) - 1)
-	for at := path & mask; ; at = (at + 1) & mask {
-		x := &s.slots[at&uint64(len(s.slots)-1)]
-		if x.hash == path && x.w == w && x.w2 == w2 && x.parent == parent && int(x.len) == length && x.node != none {
-			return x.node
-		}
-		if x.node == none {
-			return none
 		}
 	}
 }

@@ -85,7 +85,7 @@ const (
 // Size is how many bytes r holds in its scratch, for its owner to account for.
 func (r *Result) Size() int {
 	return cap(r.Values)*valueSize + (cap(r.cuts)+cap(r.metaCuts))*spanSize +
-		cap(r.text) + cap(r.copied) + cap(r.marks)*8 + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
+		cap(r.text) + cap(r.copied) + cap(r.marks) + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
 }
 
 // withSentinel is raw, copied so that it has readable bytes behind it.

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 
@@ -78,8 +79,10 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 		path    uint64 // hash of its path, without indexes
 		where   uint64 // hash of the indexes on the way to it; 0 outside of arrays
 		vnode   int32  // of its path
-		key     []byte // as a member, its key
-		keyLone bool   // key holds lone surrogates
+		keyFrom int    // as a member, its key:
+		keyTo   int    // b[keyFrom:keyTo]
+		slowKey []byte // or, if not nil, this
+		keyLone bool   // which then holds lone surrogates
 		member  int32  // node of the dotted object of hashes that it is a member of; else 0
 	)
 	if len(r.stack) == 0 {
@@ -88,8 +91,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	stack := r.stack
 	depth := 0
 	f := &stack[0] // always &stack[depth]
-	*f = frame{path: rootPath}
+	*f = frame{path: rootPath, node: root}
 	marks := r.mark(b, n)
+	slots, nodes := s.slots, s.nodes
 
 	if b[p] <= ' ' {
 		p = r.space(b, p, n)
@@ -128,22 +132,29 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			short := &shorts[i]
 			w, w2 := load(b, p)&short[0], load(b, p+8)&short[1]
 			if i <= 16 && dots(w)|dots(w2) == 0 {
-				key, keyLone = b[p:end:end], false
+				keyFrom, keyTo, slowKey = p, end, nil
 				p = end
 				path = extend(f.path, segmentShort(w, w2, i))
+				// The look-up, spelled out, since a call would cost as much again.
+				// Nobody can guess whether it hits, so it does not branch on that, only
+				// on the rare case that two of the known paths belong in one place.
 				vnode = none
 				if f.node != none {
-					if vnode = s.findShort(f.node, path, w, w2, i); vnode != none {
-						mark = s.nodes[vnode].role
+					x := &slots[path&uint64(len(slots)-1)]
+					diff := (x.hash ^ path) | (x.w ^ w) | (x.w2 ^ w2) | uint64(x.parent^f.node) | uint64(int(x.len)^i)
+					vnode = x.node &^ int32(int64(diff|-diff)>>63) // none where anything differs
+					if x.more && vnode == none {
+						vnode = s.find(f.node, path, b[keyFrom:keyTo])
 					}
+					mark = nodes[vnode].role
 				}
 			} else {
 				text, quote, lone, reason, at := r.str(b, p, end, n)
 				if reason != "" {
 					return at, reason
 				}
-				key, keyLone, p = text, lone, quote
-				path, vnode, member, mark = s.walk(f.path, f.node, key)
+				slowKey, keyLone, p = text, lone, quote
+				path, vnode, member, mark = s.walk(f.path, f.node, text)
 			}
 			if p >= n {
 				return n, reasonEnd
@@ -176,6 +187,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 		}
 
 		// The value.
+		if p >= n {
+			return n, reasonEnd
+		}
 		switch c := b[p]; c {
 		case '"':
 			p++
@@ -184,7 +198,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			from := p
 			p = next(marks, p)
 			if b[p] == '"' && p < n {
-				text = b[from:p:p]
+				text = b[from:p]
 			} else {
 				var reason string
 				var at int
@@ -193,18 +207,46 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				}
 			}
 			p++
-			if vnode == none && member|f.group == 0 {
-				if open.depth < 0 {
-					t.all.add(xxh3.Hash128Seed(text, path^where^tagString))
+			x := &nodes[vnode]
+			if open.depth < 0 {
+				var lo, hi uint64
+				if seed := path ^ where ^ tagString; len(text) <= 16 {
+					short := &shorts[len(text)]
+					lo, hi = hashShort(load(text, 0)&short[0], load(text, 8)&short[1], len(text), seed)
+				} else {
+					h := xxh3.Hash128Seed(text, seed)
+					lo, hi = h.Lo, h.Hi
 				}
-				break
+				t.sums[x.sum].add(lo, hi)
+				if where == 0 && len(text) > 0 {
+					t.found |= x.text
+				}
 			}
-			s.text(r, &t, f, &leaf{vnode, member, where, path, text, key, lone, keyLone}, depth, open.depth >= 0)
+			if x.value || member|f.group != 0 {
+				if lone { // hashed, so from here on it may be made presentable
+					replaceSurrogates(text)
+				}
+				switch {
+				case open.depth < 0:
+					for _, field := range x.fields {
+						s.value(r, int(field), text)
+					}
+					if member|f.group != 0 {
+						if slowKey == nil {
+							slowKey = b[keyFrom:keyTo:keyTo]
+						} else if keyLone {
+							replaceSurrogates(slowKey)
+						}
+						s.hashes(r, f, member, slowKey, text)
+					}
+					t.noObject = t.noObject || depth == 0 && vnode == s.arcanna
+				case x.role == roleMetaID && where == 0 && len(text) > 0:
+					// What goes is no source of anything, with this one exception.
+					r.MetadataID = slices.Clip(text)
+				}
+			}
 
 		case '{', '[':
-			if p >= n {
-				return n, reasonEnd
-			}
 			if depth+1 == MaxDepth {
 				return p, reasonDepth
 			}
@@ -222,7 +264,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 					}
 				}
 				if p++; open.depth < 0 {
-					s.plain(&t, b[p-1:p], vnode, path^where)
+					t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p-1:p], path^where^tagPlain))
 				}
 				break
 			}
@@ -231,7 +273,10 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				stack = r.stack
 			}
 			f = &stack[depth]
-			*f = frame{path: path, where: where, node: vnode, base: int32(len(r.virtual)), array: array}
+			// Field by field: a frame made elsewhere and copied here stalls the loads.
+			f.path, f.where, f.index = path, where, 0
+			f.node, f.group, f.base = vnode, 0, int32(len(r.virtual))
+			f.array, f.arcanna, f.kept, f.keptMeta = array, false, false, false
 			if vnode != none {
 				x := &s.nodes[vnode]
 				if depth == 1 && vnode == s.arcanna {
@@ -268,7 +313,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				t.noObject = true
 			}
 			if open.depth < 0 {
-				s.plain(&t, b[p:p+len(word)], vnode, path^where)
+				t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p:p+len(word)], path^where^tagPlain))
 			}
 			p += len(word)
 
@@ -277,16 +322,13 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			if end < 0 {
 				return bad, reasonNumber
 			}
-			if vnode != none {
-				if depth == 0 && vnode == s.arcanna {
-					t.noObject = true
-				}
-				if x := &s.nodes[vnode]; x.kinds&kindNumber != 0 && where == 0 && open.depth < 0 {
-					t.found |= x.fact
-				}
-			}
 			if open.depth < 0 {
-				s.plain(&t, b[p:end], vnode, path^where)
+				x := &s.nodes[vnode]
+				t.sums[x.sum].add(hashLeaf(b[p:end], path^where^tagPlain))
+				if where == 0 {
+					t.found |= x.number
+				}
+				t.noObject = t.noObject || depth == 0 && vnode == s.arcanna
 			}
 			p = end
 
@@ -294,7 +336,13 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			return p, reasonSyntax
 		}
 
-		// What follows: the ends of containers, then a comma, or the end.
+		// What follows, most often: another member.
+		if p < n && b[p] == ',' && open.depth != depth {
+			comma = p
+			p++
+			continue
+		}
+		// Or the ends of containers, then a comma, or the end.
 		for {
 			end := p
 			if p >= n {
@@ -341,11 +389,17 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 
 // tally is what the pass adds up.
 type tally struct {
-	all      sum    // hashes of the leaves
-	stamp    sum    // those of @timestamp: volatile in file inputs only
+	sums     [3]sum // of the leaves' hashes
 	found    uint16 // facts about the position
 	noObject bool   // an arcanna that is no object was seen
 }
+
+// The sums of a tally.
+const (
+	sumAll     = iota
+	sumStamp   // @timestamp: volatile in file inputs only
+	sumNothing // volatile leaves; adding them to nothing costs less than asking
+)
 
 // cut is the member that is being cut out.
 type cut struct {
@@ -353,14 +407,6 @@ type cut struct {
 	from  int // its key
 	comma int // the comma before it; means nothing for the first member
 	meta  bool
-}
-
-// leaf is a string that means something to somebody.
-type leaf struct {
-	node, member  int32
-	where, path   uint64
-	text, key     []byte
-	lone, keyLone bool
 }
 
 // done takes stock behind the event's last brace, at p.
@@ -374,10 +420,11 @@ func (r *Result) done(b []byte, p, n int, t *tally) (int, string) {
 		r.site = siteDotted
 	}
 	r.HasPosition = hasPosition(t.found)
+	all := t.sums[sumAll]
 	if t.found&factsFile != factsFile {
-		t.all.addSum(t.stamp)
+		all.addSum(t.sums[sumStamp])
 	}
-	r.Digest = t.all.digest()
+	r.Digest = all.digest()
 	return 0, ""
 }
 
@@ -400,89 +447,42 @@ func (r *Result) cut(c cut, f *frame, end, p int, comma bool) {
 	}
 }
 
-// plain adds a leaf that is no string. spelling tells one from another; of an
-// empty container it is the closing bracket.
-func (s *Scanner) plain(t *tally, spelling []byte, vnode int32, seed uint64) {
-	h := xxh3.Hash128Seed(spelling, seed^tagPlain)
-	if vnode != none {
-		switch s.nodes[vnode].role {
-		case roleVolatile:
-			return
-		case roleTimestamp:
-			t.stamp.add(h)
-			return
-		}
-	}
-	t.all.add(h)
-}
-
-// text does with a string leaf whatever its path asks for.
-func (s *Scanner) text(r *Result, t *tally, f *frame, l *leaf, depth int, cut bool) {
-	if cut {
-		// What goes is no source of values, with the one exception.
-		if l.node != none && s.nodes[l.node].role == roleMetaID && l.where == 0 && len(l.text) > 0 {
-			if l.lone {
-				replaceSurrogates(l.text)
-			}
-			r.MetadataID = l.text
-		}
-		return
-	}
-	var x *node
-	if l.node != none {
-		x = &s.nodes[l.node]
-	}
-	h := xxh3.Hash128Seed(l.text, l.path^l.where^tagString)
-	switch {
-	case x == nil:
-		t.all.add(h)
-	case x.role == roleVolatile:
-	case x.role == roleTimestamp:
-		t.stamp.add(h)
-	default:
-		t.all.add(h)
-	}
-
-	if l.lone { // hashed, so from here on it may be made presentable
-		replaceSurrogates(l.text)
-	}
-	if x != nil {
-		if l.node == s.arcanna && depth == 0 {
-			t.noObject = true
-		}
-		if x.kinds&kindText != 0 && l.where == 0 && len(l.text) > 0 {
-			t.found |= x.fact
-		}
-		for _, field := range x.fields {
-			s.value(r, Value{Field: int(field), Text: l.text})
-		}
-	}
-	if f.group == 0 && l.member == 0 {
-		return
-	}
-	if l.keyLone {
-		replaceSurrogates(l.key)
-	}
+// hashes adds a string that is a member of an object of hashes: of f itself, of
+// one that its dotted key spells (member), or both.
+func (s *Scanner) hashes(r *Result, f *frame, member int32, key, text []byte) {
 	if f.group != 0 {
 		for _, field := range s.nodes[f.hashes].hashes {
-			s.value(r, Value{Field: int(field), Text: l.text, Group: int(f.group), Key: l.key})
+			if v := s.value(r, int(field), text); v != nil {
+				v.Group, v.Key = int(f.group), key
+			}
 		}
 	}
-	if l.member != 0 {
-		key := l.key[bytes.LastIndexByte(l.key, '.')+1:]
-		group := r.virtualGroup(f, l.member)
-		for _, field := range s.nodes[l.member].hashes {
-			s.value(r, Value{Field: int(field), Text: l.text, Group: int(group), Key: key})
+	if member != 0 {
+		key = key[bytes.LastIndexByte(key, '.')+1:]
+		group := r.virtualGroup(f, member)
+		for _, field := range s.nodes[member].hashes {
+			if v := s.value(r, int(field), text); v != nil {
+				v.Group, v.Key = int(group), key
+			}
 		}
 	}
 }
 
-func (s *Scanner) value(r *Result, v Value) {
-	if len(r.Values) >= s.maxValues {
+// value adds a value, if there is room for one more.
+func (s *Scanner) value(r *Result, field int, text []byte) *Value {
+	i := len(r.Values)
+	if i >= s.maxValues {
 		r.Dropped++
-		return
+		return nil
 	}
-	r.Values = append(r.Values, v)
+	if i == cap(r.Values) {
+		r.Values = slices.Grow(r.Values, 1)
+	}
+	r.Values = r.Values[:i+1]
+	v := &r.Values[i]
+	v.Field, v.Group, v.Key = field, 0, nil
+	v.Text = slices.Clip(text) // its capacity is this package's own affair
+	return v
 }
 
 // virtualGroup is the group of an object of hashes that dotted keys of f spell.

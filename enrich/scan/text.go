@@ -3,6 +3,7 @@ package scan
 import (
 	"encoding/binary"
 	"math/bits"
+	"unsafe"
 )
 
 // Eight bytes at a time, within a word of the machine. All readers below may
@@ -14,7 +15,12 @@ const (
 	highs = 0x8080808080808080
 )
 
-func load(b []byte, p int) uint64 { return binary.LittleEndian.Uint64(b[p:]) }
+// load reads eight bytes. It does not check p, which is most of what a load
+// would cost: every caller knows that p is at most n, or n+8 in a pair of loads,
+// and that b goes on for event.Sentinel bytes behind n.
+func load(b []byte, p int) uint64 {
+	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), p))[:])
+}
 
 // stops marks the bytes at which a string cannot simply go on: the quote,
 // controls, the backslash, and all that is not ASCII. A byte's mark is its high
@@ -36,31 +42,30 @@ func first(marks uint64) int { return bits.TrailingZeros64(marks) >> 3 }
 // mark makes one bit per byte of the event: set where stops would mark it, and
 // for all bytes behind it. Where a string ends is then a load and a count,
 // instead of a loop whose length no processor can guess.
-func (r *Result) mark(b []byte, n int) []uint64 {
-	size := n/64 + 2
+func (r *Result) mark(b []byte, n int) []byte {
+	size := n/64*8 + 16 // whole words, one for the rest and one to read into
 	if cap(r.marks) < size {
-		r.marks = make([]uint64, size+size/4)
+		r.marks = make([]byte, size+size/4)
 	}
 	marks := r.marks[:size]
 	p := 0
-	for i := range n / 64 {
-		block := b[p : p+64 : p+64]
-		m := exactStops(load(block, 0))
-		m |= exactStops(load(block, 8)) << 8
-		m |= exactStops(load(block, 16)) << 16
-		m |= exactStops(load(block, 24)) << 24
-		m |= exactStops(load(block, 32)) << 32
-		m |= exactStops(load(block, 40)) << 40
-		m |= exactStops(load(block, 48)) << 48
-		m |= exactStops(load(block, 56)) << 56
-		marks[i] = m
-		p += 64
+	for ; p+64 <= n; p += 64 {
+		m := exactStops(load(b, p)) |
+			exactStops(load(b, p+8))<<8 |
+			exactStops(load(b, p+16))<<16 |
+			exactStops(load(b, p+24))<<24 |
+			exactStops(load(b, p+32))<<32 |
+			exactStops(load(b, p+40))<<40 |
+			exactStops(load(b, p+48))<<48 |
+			exactStops(load(b, p+56))<<56
+		binary.LittleEndian.PutUint64(marks[p>>3:], m)
 	}
-	tail := ^uint64(0) << (n & 63)
+	rest := ^uint64(0) << (n & 63)
 	for i := 0; p+i < n; i += 8 {
-		tail |= exactStops(load(b, p+i)) << i
+		rest |= exactStops(load(b, p+i)) << i
 	}
-	marks[size-2], marks[size-1] = tail, ^uint64(0)
+	binary.LittleEndian.PutUint64(marks[size-16:], rest)
+	binary.LittleEndian.PutUint64(marks[size-8:], ^uint64(0))
 	return marks
 }
 
@@ -73,23 +78,26 @@ func exactStops(w uint64) uint64 {
 }
 
 // next is the first marked byte at or behind p, which must not be behind n.
-func next(marks []uint64, p int) int {
-	i, s := p>>6, uint(p)&63
-	if m := marks[i]>>s | marks[i+1]<<1<<(63-s); m != 0 {
+func next(marks []byte, p int) int {
+	if m := load(marks, p>>3) >> (uint(p) & 7); m != 0 {
 		return p + bits.TrailingZeros64(m)
 	}
-	return far(marks, i+1)
+	return far(marks, p>>3+8)
 }
 
-// far is next for strings longer than 64 bytes, from word i on.
-func far(marks []uint64, i int) int {
-	for marks[i] == 0 {
-		i++
+// far is next for long strings, from byte i of the marks on.
+func far(marks []byte, i int) int {
+	for {
+		if m := load(marks, i); m != 0 {
+			return i<<3 + bits.TrailingZeros64(m)
+		}
+		i += 8
 	}
-	return i<<6 + bits.TrailingZeros64(marks[i])
 }
 
 // space skips white space from p on and notes line breaks.
+//
+//go:noinline
 func (r *Result) space(b []byte, p, n int) int {
 	for ; p < n; p++ {
 		switch b[p] {
@@ -150,7 +158,7 @@ var simple = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n'
 
 // str reads on in a string that begins at start and has been found plain up to
 // p. It returns the string's contents, unescaped, and where its closing quote
-// is. A lone surrogate escape comes out as the three bytes that UTF-8 would have
+// is. The contents have at least 16 readable bytes from their beginning on. A lone surrogate escape comes out as the three bytes that UTF-8 would have
 // for it if it had any: no other string has these, which the digest needs (see
 // replaceSurrogates); lone tells that there was one.
 func (r *Result) str(b []byte, start, p, n int) (text []byte, quote int, lone bool, fault string, at int) {
@@ -166,7 +174,7 @@ func (r *Result) str(b []byte, start, p, n int) (text []byte, quote int, lone bo
 		}
 		switch c := b[p]; {
 		case c == '"':
-			return b[start:p:p], p, false, "", 0
+			return b[start:p], p, false, "", 0
 		case c == '\\':
 			return r.unescape(b, start, p, n)
 		case c < ' ':
@@ -233,7 +241,7 @@ func (r *Result) unescape(b []byte, start, p, n int) (text []byte, quote int, lo
 			d += putRune(dst[d:], u)
 		case c == '"':
 			r.text = r.text[:from+d]
-			return r.text[from : from+d : from+d], p, lone, "", 0
+			return r.text[from : from+d], p, lone, "", 0
 		case c < ' ':
 			return nil, 0, false, reasonControl, p
 		default:
