@@ -160,6 +160,12 @@ func TestOrderOfEviction(t *testing.T) {
 		{"asked for stays", func(c *cache.Cache[string], _ *fakeClock) { has(c, "a") }, []string{"b", "c"}},
 		{"all asked for: the oldest", func(c *cache.Cache[string], _ *fakeClock) { has(c, "a"); has(c, "b"); has(c, "c") }, []string{"a", "b"}},
 		{"set again counts as new", func(c *cache.Cache[string], _ *fakeClock) { c.Set("a", "", 5*time.Hour) }, []string{"b", "c"}},
+		{"set again is still asked for", func(c *cache.Cache[string], _ *fakeClock) {
+			has(c, "a")
+			has(c, "b")
+			has(c, "c")
+			c.Set("a", "", time.Hour)
+		}, []string{"b", "c"}},
 		{"expired first", func(c *cache.Cache[string], clock *fakeClock) {
 			c.Set("b", "", time.Minute)
 			c.Set("c", "", time.Minute)

@@ -6,106 +6,141 @@ import (
 	"strings"
 )
 
-// Priority is how much a look-up for a field is worth when quota is scarce.
-type Priority uint8
+// Priority says how much a field's indicators are worth where look-ups are
+// scarce. The zero value is normal.
+type Priority int8
 
 const (
-	PriorityNormal Priority = iota
-	PriorityLow
-	PriorityHigh
+	PriorityLow    Priority = -1
+	PriorityNormal Priority = 0
+	PriorityHigh   Priority = 1
 )
 
 // FieldSpec is one entry of the setting fields.
 type FieldSpec struct {
-	Path     string // dotted; where the value is in events
+	Path     string // where the values stand in the event, dotted
 	Kind     Kind
 	Priority Priority
-	Name     string // dotted; where the part stands under arcanna.ioc
+	Name     string // where the part stands under arcanna.ioc, dotted; several paths may share one
 }
 
+// kinds and priorities are the words of the setting.
 var (
-	kinds      = map[string]Kind{"auto": KindAuto, "ip": KindIP, "domain": KindDomain, "url": KindURL, "hash": KindHash, "scan": KindScan}
+	kinds = map[string]Kind{
+		"auto": KindAuto, "ip": KindIP, "domain": KindDomain, "url": KindURL, "hash": KindHash, "scan": KindScan,
+	}
 	priorities = map[string]Priority{"low": PriorityLow, "normal": PriorityNormal, "high": PriorityHigh}
-
-	// reserved are the names that arcanna.ioc itself uses.
-	reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
 )
 
-const fieldSyntax = "PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME]"
+// reserved are the words of arcanna.ioc that no part may be named after.
+var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
 
-// ParseField reads one entry of the setting fields:
-// PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME].
-// Without them the kind is auto, the priority normal, the name the path.
-func ParseField(text string) (FieldSpec, error) {
-	text = strings.TrimSpace(text)
-	rest, name, named := strings.Cut(text, "=")
-	rest, priority, prioritised := strings.Cut(rest, "@")
-	path, kind, kinded := strings.Cut(rest, ":")
-	if strings.HasPrefix(text, "@") { // @metadata and its like: the sign belongs to the path
-		return FieldSpec{}, fmt.Errorf("field %q: paths under @metadata are not looked at; name a field of the event", text)
+// DefaultFields is the setting fields where nothing is set: what Winlogbeat
+// and Filebeat put on the wire.
+func DefaultFields() []string {
+	return []string{
+		"process.hash:hash@high",
+		"file.hash:hash@high",
+		"email.attachments.file.hash:hash@high",
+		"winlog.event_data.Hashes:hash@high=sysmon.hash",
+		"url.full:url",
+		"dns.question.name:domain",
+		"winlog.event_data.QueryName:domain=dns.question.name",
+		"tls.client.server_name:domain",
+		"destination.ip:ip",
+		"winlog.event_data.DestinationIp:ip=destination.ip",
+		"source.ip:ip@low",
+		"winlog.event_data.IpAddress:ip@low=source.ip",
 	}
+}
 
-	f := FieldSpec{Path: path, Name: name}
+// ParseField parses PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME].
+// Without a kind it is auto, without a priority normal, without a NAME the PATH.
+// A key that begins with @, as in @metadata, is no priority.
+func ParseField(s string) (FieldSpec, error) {
+	bad := func(format string, args ...any) (FieldSpec, error) {
+		return FieldSpec{}, fmt.Errorf("%q: %s", s, fmt.Sprintf(format, args...))
+	}
+	rest, name, named := strings.Cut(strings.TrimSpace(s), "=")
+	f := FieldSpec{Path: rest, Kind: KindAuto, Name: name}
+	if i := strings.LastIndexByte(rest, '@'); i > 0 && rest[i-1] != '.' {
+		p, ok := priorities[rest[i+1:]]
+		if !ok {
+			if word, kind, _ := strings.Cut(rest[i+1:], ":"); kind != "" {
+				return bad("the kind stands before the priority: use %s:%s@%s", rest[:i], kind, word)
+			}
+			return bad("unknown priority %q: use @low, @normal or @high", rest[i+1:])
+		}
+		f.Priority, f.Path = p, rest[:i]
+	}
+	if i := strings.LastIndexByte(f.Path, ':'); i >= 0 {
+		k, ok := kinds[f.Path[i+1:]]
+		if !ok {
+			return bad("unknown kind %q: use ip, domain, url, hash, auto or scan", f.Path[i+1:])
+		}
+		f.Kind, f.Path = k, f.Path[:i]
+		if _, again := kinds[f.Path[strings.LastIndexByte(f.Path, ':')+1:]]; again && strings.Contains(f.Path, ":") {
+			return bad("two kinds: use one")
+		}
+	}
 	if !named {
-		f.Name = path
+		f.Name = f.Path
 	}
-	if err := checkPath(path); err != nil {
-		return FieldSpec{}, fmt.Errorf("field %q: the path %w; write %s", text, err, fieldSyntax)
-	}
-	if err := checkPath(f.Name); err != nil {
-		return FieldSpec{}, fmt.Errorf("field %q: the name %w; write %s", text, err, fieldSyntax)
-	}
-	if kinded {
-		var ok bool
-		if f.Kind, ok = kinds[kind]; !ok {
-			return FieldSpec{}, fmt.Errorf("field %q: %q is no type; use ip, domain, url, hash, auto or scan", text, kind)
-		}
-	}
-	if prioritised {
-		var ok bool
-		if f.Priority, ok = priorities[priority]; !ok {
-			return FieldSpec{}, fmt.Errorf("field %q: %q is no priority; use low, normal or high", text, priority)
-		}
+	if reason := f.wrong(); reason != "" {
+		return bad("%s", reason)
 	}
 	return f, nil
 }
 
-// checkPath says what is wrong with a dotted path, as the rest of a sentence.
-func checkPath(path string) error {
-	switch {
-	case path == "":
-		return fmt.Errorf("is empty")
-	case strings.Contains(path, "*"):
-		return fmt.Errorf("holds *, and there are no wildcards")
-	case slices.Contains(strings.Split(path, "."), ""):
-		return fmt.Errorf("has an empty part between its dots")
-	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return fmt.Errorf("holds characters that no field name has")
+// wrong says what is wrong with one field alone, with the mend.
+func (f FieldSpec) wrong() string {
+	for _, part := range []struct{ what, text string }{{"path", f.Path}, {"name", f.Name}} {
+		what, text := part.what, part.text
+		switch {
+		case text == "":
+			return fmt.Sprintf("the %s is empty: give a dotted one such as source.ip", what)
+		case strings.Contains(text, "*"):
+			return fmt.Sprintf("the %s %q holds a *: write each out", what, text)
+		case slices.ContainsFunc(strings.Split(text, "."), func(s string) bool { return strings.TrimSpace(s) == "" }):
+			return fmt.Sprintf("the %s %q has an empty part: take the extra dot out", what, text)
+		case strings.TrimSpace(text) != text:
+			return fmt.Sprintf("the %s %q begins or ends with a space: take it out", what, text)
+		case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f || r == '�' }):
+			return fmt.Sprintf("the %s %q holds a character that no field has: take it out", what, text)
+		}
 	}
-	return nil
+	if first, _, _ := strings.Cut(f.Name, "."); slices.Contains(reserved, first) {
+		return fmt.Sprintf("the name %q begins with %q, which arcanna.ioc uses itself: give another with =NAME", f.Name, first)
+	}
+	return ""
 }
 
-// CheckFields says what is wrong with the fields together, all of it: names
-// that arcanna.ioc uses itself, and names of which one would have to be a part
-// and an object of parts at once. Names may be shared; their values join.
-func CheckFields(specs []FieldSpec) (errs []error) {
-	names := make(map[string]bool, len(specs))
-	for _, f := range specs {
-		names[f.Name] = true
-	}
-	seen := make(map[string]bool, len(names))
-	for _, f := range specs {
-		if seen[f.Name] {
+// CheckFields says all that is wrong with fields, of each alone and together.
+func CheckFields(fields []FieldSpec) []error {
+	var errs []error
+	names := make(map[string]bool, len(fields))
+	for _, f := range fields {
+		if reason := f.wrong(); reason != "" {
+			errs = append(errs, fmt.Errorf("%q: %s", f.Path, reason))
 			continue
 		}
-		seen[f.Name] = true
-		if first, _, _ := strings.Cut(f.Name, "."); slices.Contains(reserved, first) {
-			errs = append(errs, fmt.Errorf("field %q: the name %q begins with %q, which arcanna.ioc uses itself; give it another name with =NAME", f.Path, f.Name, first))
+		names[f.Name] = true
+	}
+	said := make(map[[2]string]bool)
+	for _, f := range fields {
+		if !names[f.Name] {
+			continue
 		}
-		for i := range len(f.Name) {
-			if f.Name[i] == '.' && names[f.Name[:i]] {
-				errs = append(errs, fmt.Errorf("field %q: the name %q lies below another field's name %q; give one of them another name with =NAME", f.Path, f.Name, f.Name[:i]))
+		for i := range f.Name {
+			if f.Name[i] != '.' || !names[f.Name[:i]] {
+				continue
 			}
+			pair := [2]string{f.Name[:i], f.Name}
+			if said[pair] {
+				continue
+			}
+			said[pair] = true
+			errs = append(errs, fmt.Errorf("%q: the name %q lies within the name %q, and a part cannot hold another: give one of them another with =NAME", f.Path, pair[1], pair[0]))
 		}
 	}
 	return errs

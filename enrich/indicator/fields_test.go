@@ -10,61 +10,94 @@ import (
 )
 
 func TestParseField(t *testing.T) {
-	for text, want := range map[string]indicator.FieldSpec{
-		"source.ip":                      {Path: "source.ip", Name: "source.ip"},
-		" source.ip:ip ":                 {Path: "source.ip", Kind: indicator.KindIP, Name: "source.ip"},
-		"a.b:hash@high=c.d":              {Path: "a.b", Kind: indicator.KindHash, Priority: indicator.PriorityHigh, Name: "c.d"},
-		"a@low":                          {Path: "a", Priority: indicator.PriorityLow, Name: "a"},
-		"message:scan@normal=text":       {Path: "message", Kind: indicator.KindScan, Name: "text"},
-		"winlog.event_data.Hashes=h":     {Path: "winlog.event_data.Hashes", Name: "h"},
-		"user agent.x:auto":              {Path: "user agent.x", Name: "user agent.x"},
-		"a:domain":                       {Path: "a", Kind: indicator.KindDomain, Name: "a"},
-		"globals.x:url=event_ids.global": {Path: "globals.x", Kind: indicator.KindURL, Name: "event_ids.global"},
+	const (
+		low, normal, high = indicator.PriorityLow, indicator.PriorityNormal, indicator.PriorityHigh
+	)
+	for in, want := range map[string]indicator.FieldSpec{
+		"source.ip":                    {Path: "source.ip", Kind: indicator.KindAuto, Priority: normal, Name: "source.ip"},
+		" source.ip:ip ":               {Path: "source.ip", Kind: indicator.KindIP, Priority: normal, Name: "source.ip"},
+		"source.ip:ip@low":             {Path: "source.ip", Kind: indicator.KindIP, Priority: low, Name: "source.ip"},
+		"a@high":                       {Path: "a", Kind: indicator.KindAuto, Priority: high, Name: "a"},
+		"a@normal=b":                   {Path: "a", Kind: indicator.KindAuto, Priority: normal, Name: "b"},
+		"a=b.c":                        {Path: "a", Kind: indicator.KindAuto, Priority: normal, Name: "b.c"},
+		"w.Hashes:hash@high=sysmon.h":  {Path: "w.Hashes", Kind: indicator.KindHash, Priority: high, Name: "sysmon.h"},
+		"message:scan":                 {Path: "message", Kind: indicator.KindScan, Priority: normal, Name: "message"},
+		"a:auto":                       {Path: "a", Kind: indicator.KindAuto, Priority: normal, Name: "a"},
+		"u:url":                        {Path: "u", Kind: indicator.KindURL, Priority: normal, Name: "u"},
+		"d:domain":                     {Path: "d", Kind: indicator.KindDomain, Priority: normal, Name: "d"},
+		"@metadata.ip:ip":              {Path: "@metadata.ip", Kind: indicator.KindIP, Priority: normal, Name: "@metadata.ip"},
+		"@high":                        {Path: "@high", Kind: indicator.KindAuto, Priority: normal, Name: "@high"},
+		"a.@b@low":                     {Path: "a.@b", Kind: indicator.KindAuto, Priority: low, Name: "a.@b"},
+		"globally.ip":                  {Path: "globally.ip", Kind: indicator.KindAuto, Priority: normal, Name: "globally.ip"},
+		"x.global":                     {Path: "x.global", Kind: indicator.KindAuto, Priority: normal, Name: "x.global"},
+		"global.ip=x":                  {Path: "global.ip", Kind: indicator.KindAuto, Priority: normal, Name: "x"},
+		"key with space.é:domain=näme": {Path: "key with space.é", Kind: indicator.KindDomain, Priority: normal, Name: "näme"},
 	} {
-		got, err := indicator.ParseField(text)
-		if assert.NoError(t, err, text) {
-			assert.Equal(t, want, got, text)
-		}
+		got, err := indicator.ParseField(in)
+		require.NoError(t, err, in)
+		assert.Equal(t, want, got, in)
 	}
-	for text, mend := range map[string]string{
-		"":              "empty",
-		"=x":            "empty",
-		"a=":            "empty",
-		":ip":           "empty",
-		"a:ipv4":        "use ip, domain",
-		"a:":            "use ip, domain",
-		"a@urgent":      "use low, normal or high",
-		"a..b":          "empty part",
-		".a":            "empty part",
-		"a.":            "empty part",
-		"a.*:ip":        "no wildcards",
-		"a=b.*":         "no wildcards",
-		"@metadata.ip":  "under @metadata",
-		"a\nb":          "no field name",
-		"a:ip:ip":       "use ip, domain",
-		"a:ip@low@high": "use low, normal or high",
+	for in, mend := range map[string]string{
+		"":                 "path is empty",
+		":ip":              "path is empty",
+		"a=":               "name is empty",
+		"=b":               "path is empty",
+		"a:what":           "use ip, domain, url, hash, auto or scan",
+		"a:":               "use ip, domain, url, hash, auto or scan",
+		"a:IP":             "use ip, domain, url, hash, auto or scan",
+		"a@urgent":         "use @low, @normal or @high",
+		"a@high:ip":        "use a:ip@high",
+		"a..b":             "empty part",
+		".a":               "empty part",
+		"a.":               "empty part",
+		"a=b..c":           "empty part",
+		"a.*":              "write each out",
+		"a=*":              "write each out",
+		"a=global":         "=NAME",
+		"a=global.x":       "=NAME",
+		"event_id":         "=NAME",
+		"schema.x":         "=NAME",
+		"is_malicious":     "=NAME",
+		"indicators.0":     "=NAME",
+		"a= b":             "space",
+		"a\x00b":           "character",
+		"source.ip :ip":    "space",
+		"a:ip@low@low=b":   "unknown kind",
+		"threat.x:hash:ip": "two kinds",
 	} {
-		_, err := indicator.ParseField(text)
-		assert.ErrorContains(t, err, mend, text)
+		_, err := indicator.ParseField(in)
+		if assert.Error(t, err, in) {
+			assert.Contains(t, err.Error(), mend, in)
+		}
 	}
 }
 
-func TestCheckFields(t *testing.T) {
-	parse := func(texts ...string) (specs []indicator.FieldSpec) {
-		for _, text := range texts {
-			f, err := indicator.ParseField(text)
-			require.NoError(t, err)
-			specs = append(specs, f)
-		}
-		return specs
+func specsOf(t *testing.T, texts ...string) []indicator.FieldSpec {
+	var out []indicator.FieldSpec
+	for _, text := range texts {
+		f, err := indicator.ParseField(text)
+		require.NoError(t, err)
+		out = append(out, f)
 	}
-	assert.Empty(t, indicator.CheckFields(parse("a=x.y", "b=x.y", "c=x.z", "d=xy")), "names may be shared and be neighbours")
+	return out
+}
 
-	errs := indicator.CheckFields(parse("a=x", "b=x.y", "c=x.y.z", "global.ip", "d=indicators"))
-	require.Len(t, errs, 5)
-	assert.ErrorContains(t, errs[0], `"x.y" lies below another field's name "x"`)
-	assert.ErrorContains(t, errs[1], `"x.y.z" lies below another field's name "x"`)
-	assert.ErrorContains(t, errs[2], `"x.y.z" lies below another field's name "x.y"`)
-	assert.ErrorContains(t, errs[3], `begins with "global"`)
-	assert.ErrorContains(t, errs[4], `begins with "indicators"`)
+func TestCheckFields(t *testing.T) {
+	assert.Empty(t, indicator.CheckFields(nil))
+	assert.Empty(t, indicator.CheckFields(specsOf(t, indicator.DefaultFields()...)))
+	assert.Empty(t, indicator.CheckFields(specsOf(t, "a=x.y", "b=x.y", "c=x.yz", "d=x.z", "x.y")))
+
+	errs := indicator.CheckFields(specsOf(t, "a=x.y", "b=x", "c=x.y.z", "d=x.y"))
+	require.Len(t, errs, 3, "each pair of names once")
+	assert.ErrorContains(t, errs[0], `the name "x.y" lies within the name "x"`)
+	assert.ErrorContains(t, errs[1], `the name "x.y.z" lies within the name "x"`)
+	assert.ErrorContains(t, errs[2], `the name "x.y.z" lies within the name "x.y"`)
+
+	errs = indicator.CheckFields([]indicator.FieldSpec{{Path: "a", Name: "global.a"}, {Path: "", Name: "b"}, {Path: "c", Name: "c"}})
+	assert.Len(t, errs, 2)
+}
+
+func TestDefaultFieldsAreACopy(t *testing.T) {
+	indicator.DefaultFields()[0] = "spoiled"
+	assert.NotEqual(t, "spoiled", indicator.DefaultFields()[0])
 }
