@@ -351,10 +351,15 @@ func (b *bench) run(ctx context.Context, in *event.Batch) (outcome, error) {
 			d.Event = append([]byte(nil), d.Event...)
 			out.dead = append(out.dead, d)
 		}
+		size, held := work.Footprint()
+		if size > held {
+			b.t.Errorf("%d bytes in use, %d reserved", size, held)
+		}
+		if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 80*cap(p.Dead)); used > size {
+			b.t.Errorf("a portion of %d bytes, %d accounted for", used, size)
+		}
 		if budget, ok := in.Budget.(*fakeBudget); ok {
-			if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 80*cap(p.Dead)); used > budget.now() {
-				b.t.Errorf("%d bytes in use, %d reserved", used, budget.now())
-			}
+			require.Equal(b.t, budget.now(), held)
 		}
 	}
 }

@@ -148,3 +148,15 @@ func FuzzOneLineComesOut(f *testing.F) {
 		}
 	})
 }
+
+func FuzzStrings(f *testing.F) {
+	f.Add("plain")
+	f.Add("\x00\x1f\x7f\"\\/\u2028\xff\xc0\xe2\x82é\n\t")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := enrich.AppendString(nil, s)
+		require.LessOrEqual(t, len(got), 6*len(s)+2)
+		var back string
+		require.NoError(t, json.Unmarshal(got, &back))
+		require.Equal(t, strings.ToValidUTF8(strings.ReplaceAll(s, "\uFFFD", ""), ""), strings.ReplaceAll(back, "\uFFFD", ""))
+	})
+}
