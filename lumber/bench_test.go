@@ -2,15 +2,18 @@ package lumber
 
 import (
 	"bufio"
+	"bytes"
 	"compress/zlib"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -41,11 +44,30 @@ func filebeatLike(r *rand.Rand, i int) []byte {
 		"fileset":     map[string]any{"name": "access"}, "service": map[string]any{"type": "nginx"},
 		"url": map[string]any{"full": fmt.Sprintf("https://shop.example.com/api/v2/items/%d", r.IntN(1e6))},
 	}
-	b, err := json.Marshal(doc)
-	if err != nil {
-		panic(err)
+	return shuffled(nil, r, doc)
+}
+
+// shuffled writes v with the members of objects in random order, as libbeat does.
+func shuffled(b []byte, r *rand.Rand, v any) []byte {
+	m, ok := v.(map[string]any)
+	if !ok {
+		leaf, err := json.Marshal(v)
+		if err != nil {
+			panic(err)
+		}
+		return append(b, leaf...)
 	}
-	return b
+	keys := slices.Sorted(maps.Keys(m))
+	r.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	b = append(b, '{')
+	for i, k := range keys {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strconv.AppendQuote(b, k), ':')
+		b = shuffled(b, r, m[k])
+	}
+	return append(b, '}')
 }
 
 const benchEvents = 2048
@@ -117,6 +139,18 @@ func floor(l net.Listener, events func(n int)) {
 			}
 		}()
 	}
+}
+
+func jsonBytes(window []byte) int {
+	z, err := zlib.NewReader(bytes.NewReader(window[12:]))
+	if err != nil {
+		panic(err)
+	}
+	n, err := io.Copy(io.Discard, z)
+	if err != nil {
+		panic(err)
+	}
+	return int(n) - benchEvents*eventHeader
 }
 
 type discard struct{}
@@ -202,6 +236,7 @@ func BenchmarkWireToWindow(b *testing.B) {
 	b.ReportMetric(ours.Seconds()/events*1e6, "ours-cpu-s/M")
 	b.ReportMetric(theirs.Seconds()/events*1e6, "floor-cpu-s/M")
 	b.ReportMetric(float64(len(window))/benchEvents, "wire-B/event")
+	b.ReportMetric(float64(jsonBytes(window))/benchEvents, "JSON-B/event")
 	b.ReportMetric(0, "ns/op")
 }
 
