@@ -201,7 +201,7 @@ func (s *Scanner) index() {
 		case roleTimestamp:
 			n.sum = sumStamp
 		}
-		hashes[i] = extend(hashes[n.parent], segmentHash([]byte(n.segment)))
+		hashes[i] = extend(hashes[n.parent], []byte(n.segment))
 		at := hashes[i] & uint64(size-1)
 		for s.slots[at].node != none {
 			s.slots[at].more = true

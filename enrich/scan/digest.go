@@ -25,7 +25,6 @@ const (
 	saltKeyA  = 0xff51afd7ed558ccd
 	saltKeyB  = 0xc4ceb9fe1a85ecff
 	saltPath  = 0xff9e3779b97f4a7c
-	saltSeg   = 0xbf58476d1ce4ff5b
 	saltIndex = 0x94d049bb1331ffeb
 	rootPath  = 0x2545f4914f6cdd1d
 
@@ -39,19 +38,19 @@ func fold(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// segmentShort hashes a segment of n <= 16 bytes: a holds the first eight, b
-// the others, zero-padded.
-func segmentShort(a, b uint64, n int) uint64 {
-	return fold(a^saltKeyA, b^saltKeyB^uint64(n)<<32)
+// extendShort is the path hash of a segment of n <= 16 bytes below path: w holds
+// its first eight bytes, w2 the others, zero-padded.
+func extendShort(path, w, w2 uint64, n int) uint64 {
+	return fold(path^w^saltKeyA, w2^saltKeyB^uint64(n)<<32)
 }
 
-// segmentHash is segmentShort for bytes of any length.
-func segmentHash(seg []byte) uint64 {
-	if len(seg) > 16 {
-		return xxh3.Hash(seg)
+// extend is extendShort for a segment of any length.
+func extend(path uint64, segment []byte) uint64 {
+	if len(segment) > 16 {
+		return fold(path^xxh3.Hash(segment), saltPath)
 	}
-	w, w2 := words(seg)
-	return segmentShort(w, w2, len(seg))
+	w, w2 := words(segment)
+	return extendShort(path, w, w2, len(segment))
 }
 
 // words are up to 16 bytes as two words, zero-padded.
@@ -68,9 +67,6 @@ var shorts = func() (m [18][2]uint64) {
 	}
 	return m
 }()
-
-// extend is the path hash of a segment below path.
-func extend(path, segment uint64) uint64 { return fold(path^saltPath, segment^saltSeg) }
 
 // extendIndex hashes the way through arrays: where is 0 outside of arrays, path
 // that of the array. Indexes are kept apart from the path, because fields are

@@ -70,21 +70,8 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	r.begin = p
 	p++
 
-	var (
-		t     tally
-		comma int // the last comma seen
-		open  = cut{depth: -1}
-
-		// The value at hand.
-		path    uint64 // hash of its path, without indexes
-		where   uint64 // hash of the indexes on the way to it; 0 outside of arrays
-		vnode   int32  // of its path
-		keyFrom int    // as a member, its key:
-		keyTo   int    // b[keyFrom:keyTo]
-		slowKey []byte // or, if not nil, this
-		keyLone bool   // which then holds lone surrogates
-		member  int32  // node of the dotted object of hashes that it is a member of; else 0
-	)
+	var t tally
+	t.open.depth = -1
 	if len(r.stack) == 0 {
 		r.stack = make([]frame, 32)
 	}
@@ -103,23 +90,35 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	}
 
 	for {
+		// The value at hand. Nothing here outlives it.
+		var (
+			path    uint64 // hash of its path, without indexes
+			where   uint64 // hash of the indexes on the way to it; 0 outside of arrays
+			vnode   int32  // of its path
+			keyFrom int    // as a member, its key: b[keyFrom:keyTo],
+			keyTo   int    // or r.key if it had to be
+			slow    bool   // taken the slow way
+			member  int32  // node of the dotted object of hashes that it is a member of; else 0
+		)
+
 		// The place of an element, or the key of a member.
-		if b[p] <= ' ' {
-			p = r.space(b, p, n)
-		}
 		if f.array {
+			if b[p] <= ' ' {
+				p = r.space(b, p, n)
+			}
 			path, vnode, where = f.path, f.node, extendIndex(f.where, f.path, f.index)
 			f.index++
-			member = 0
 		} else {
 			if b[p] != '"' {
-				return p, reasonSyntax
+				if p = r.space(b, p, n); b[p] != '"' {
+					return p, reasonSyntax
+				}
 			}
 			from := p
 			if p++; p > n {
 				return n, reasonEnd
 			}
-			where, member = f.where, 0
+			where = f.where
 			mark := rolePlain
 
 			// Most keys are plain ASCII without dots and at most 16 bytes long.
@@ -132,9 +131,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			short := &shorts[i]
 			w, w2 := load(b, p)&short[0], load(b, p+8)&short[1]
 			if i <= 16 && dots(w)|dots(w2) == 0 {
-				keyFrom, keyTo, slowKey = p, end, nil
+				keyFrom, keyTo = p, end
 				p = end
-				path = extend(f.path, segmentShort(w, w2, i))
+				path = extendShort(f.path, w, w2, i)
 				// The look-up, spelled out, since a call would cost as much again.
 				// Nobody can guess whether it hits, so it does not branch on that, only
 				// on the rare case that two of the known paths belong in one place.
@@ -153,7 +152,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				if reason != "" {
 					return at, reason
 				}
-				slowKey, keyLone, p = text, lone, quote
+				r.key, r.keyLone, slow, p = text, lone, true, quote
 				path, vnode, member, mark = s.walk(f.path, f.node, text)
 			}
 			if p >= n {
@@ -162,11 +161,11 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			p++
 
 			switch {
-			case open.depth >= 0: // inside of a cut all goes
+			case t.open.depth >= 0: // inside of a cut all goes
 			case mark == roleMetadata:
-				open = cut{depth: depth, from: from, comma: comma, meta: true}
+				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true}
 			case mark == roleVerdict:
-				open = cut{depth: depth, from: from, comma: comma}
+				t.open = cut{depth: depth, from: from, comma: t.comma}
 				r.HadVerdict = true
 				vnode, member = none, 0
 				f.keptMeta = true
@@ -174,11 +173,10 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				f.kept, f.keptMeta = true, true
 			}
 
-			if b[p] <= ' ' {
-				p = r.space(b, p, n)
-			}
 			if b[p] != ':' {
-				return p, reasonSyntax
+				if p = r.space(b, p, n); b[p] != ':' {
+					return p, reasonSyntax
+				}
 			}
 			p++
 			if b[p] <= ' ' {
@@ -208,7 +206,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			}
 			p++
 			x := &nodes[vnode]
-			if open.depth < 0 {
+			if t.open.depth < 0 {
 				var lo, hi uint64
 				if seed := path ^ where ^ tagString; len(text) <= 16 {
 					short := &shorts[len(text)]
@@ -227,17 +225,18 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 					replaceSurrogates(text)
 				}
 				switch {
-				case open.depth < 0:
+				case t.open.depth < 0:
 					for _, field := range x.fields {
 						s.value(r, int(field), text)
 					}
 					if member|f.group != 0 {
-						if slowKey == nil {
-							slowKey = b[keyFrom:keyTo:keyTo]
-						} else if keyLone {
-							replaceSurrogates(slowKey)
+						key := b[keyFrom:keyTo:keyTo]
+						if slow {
+							if key = r.key; r.keyLone {
+								replaceSurrogates(key)
+							}
 						}
-						s.hashes(r, f, member, slowKey, text)
+						s.hashes(r, f, member, key, text)
 					}
 					t.noObject = t.noObject || depth == 0 && vnode == s.arcanna
 				case x.role == roleMetaID && where == 0 && len(text) > 0:
@@ -263,7 +262,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 						r.site, r.siteAt, r.siteFilled = siteObject, p, false
 					}
 				}
-				if p++; open.depth < 0 {
+				if p++; t.open.depth < 0 {
 					t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p-1:p], path^where^tagPlain))
 				}
 				break
@@ -287,7 +286,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 					if !x.branch {
 						f.node = none
 					}
-					if len(x.hashes) > 0 && open.depth < 0 {
+					if len(x.hashes) > 0 && t.open.depth < 0 {
 						r.groups++
 						f.group, f.hashes = int32(r.groups), vnode
 					}
@@ -312,7 +311,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			if depth == 0 && vnode == s.arcanna {
 				t.noObject = true
 			}
-			if open.depth < 0 {
+			if t.open.depth < 0 {
 				t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p:p+len(word)], path^where^tagPlain))
 			}
 			p += len(word)
@@ -322,7 +321,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 			if end < 0 {
 				return bad, reasonNumber
 			}
-			if open.depth < 0 {
+			if t.open.depth < 0 {
 				x := &s.nodes[vnode]
 				t.sums[x.sum].add(hashLeaf(b[p:end], path^where^tagPlain))
 				if where == 0 {
@@ -337,8 +336,8 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 		}
 
 		// What follows, most often: another member.
-		if p < n && b[p] == ',' && open.depth != depth {
-			comma = p
+		if p < n && b[p] == ',' && t.open.depth != depth {
+			t.comma = p
 			p++
 			continue
 		}
@@ -355,12 +354,12 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				}
 				c = b[p]
 			}
-			if open.depth == depth { // the member that is cut ends here
-				r.cut(open, f, end, p, c == ',')
-				open.depth = -1
+			if t.open.depth == depth { // the member that is cut ends here
+				r.cut(t.open, f, end, p, c == ',')
+				t.open.depth = -1
 			}
 			if c == ',' {
-				comma = p
+				t.comma = p
 				p++
 				break
 			}
@@ -392,6 +391,8 @@ type tally struct {
 	sums     [3]sum // of the leaves' hashes
 	found    uint16 // facts about the position
 	noObject bool   // an arcanna that is no object was seen
+	comma    int    // the last comma seen
+	open     cut    // what is being cut out
 }
 
 // The sums of a tally.
@@ -505,7 +506,7 @@ func (r *Result) virtualGroup(f *frame, member int32) int32 {
 func (s *Scanner) walk(path uint64, at int32, key []byte) (_ uint64, _, member int32, mark role) {
 	for whole := true; ; whole = false {
 		segment, rest, more := bytes.Cut(key, []byte{'.'})
-		path = extend(path, segmentHash(segment))
+		path = extend(path, segment)
 		if at != none {
 			if !more && !whole && len(s.nodes[at].hashes) > 0 {
 				member = at

@@ -84,6 +84,8 @@ type Result struct {
 	stack   []frame   // the open containers, and room for more; its length stays
 	virtual []virtual // hash objects that exist only in dotted keys
 	groups  int       // groups given out
+	key     []byte    // the last key that took the slow way
+	keyLone bool      // it holds lone surrogates
 }
 
 // span is a range of bytes.

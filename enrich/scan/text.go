@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Eight bytes at a time, within a word of the machine. All readers below may
+// Eight bytes at a time, in a word. All readers below may
 // look at up to event.Sentinel bytes behind the event; whatever they find there
 // is never believed: positions at or behind n, the event's length, are an
 // "unexpected end".
@@ -22,26 +22,15 @@ func load(b []byte, p int) uint64 {
 	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), p))[:])
 }
 
-// stops marks the bytes at which a string cannot simply go on: the quote,
-// controls, the backslash, and all that is not ASCII. A byte's mark is its high
-// bit. Only the lowest mark is to be trusted: a borrow can run from a true mark
-// into the byte above it, never into one below.
-func stops(w uint64) uint64 {
-	// Flipping the second bit brings the quote (0x22) to 0x20, next to the
-	// controls, and keeps all else above it: one comparison for both.
-	return (((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones) | w) & highs
-}
-
-// dots marks the dots of a word, its lowest mark being exact, as with stops. It
-// is for words of ASCII.
+// dots marks, by its high bit, every dot of a word of ASCII. Only the lowest mark
+// is to be trusted: a borrow can run from a true mark into the byte above it,
+// never into one below. Whether there is any is therefore exact.
 func dots(w uint64) uint64 { return ((w ^ '.'*ones) - ones) & highs }
 
-// first is the number of the byte that the lowest mark stands in.
-func first(marks uint64) int { return bits.TrailingZeros64(marks) >> 3 }
-
-// mark makes one bit per byte of the event: set where stops would mark it, and
-// for all bytes behind it. Where a string ends is then a load and a count,
-// instead of a loop whose length no processor can guess.
+// mark makes one bit per byte of the event: set at every byte at which a string
+// cannot simply go on (the quote, the backslash, controls, and all that is not
+// ASCII), and at all behind the event. Where a string ends is then a load and a
+// count, instead of a loop whose length no processor can guess.
 func (r *Result) mark(b []byte, n int) []byte {
 	size := n/64*8 + 16 // whole words, one for the rest and one to read into
 	if cap(r.marks) < size {
@@ -69,9 +58,11 @@ func (r *Result) mark(b []byte, n int) []byte {
 	return marks
 }
 
-// exactStops is stops with all marks exact, as the low eight bits.
+// exactStops gives the marks of eight bytes, as the low eight bits.
 func exactStops(w uint64) uint64 {
-	// Sums of seven bits never carry into the next byte.
+	// Sums of seven bits never carry into the next byte, so that all marks are
+	// exact. Flipping the second bit brings the quote (0x22) to 0x20, next to the
+	// controls, and keeps all else above it: one comparison for both.
 	low := w &^ highs
 	plain := ((low ^ 2*ones) + 0x5f*ones) & ((low ^ '\\'*ones) + 0x7f*ones) &^ w
 	return (^plain & highs >> 7) * 0x0102040810204080 >> 56
@@ -163,13 +154,7 @@ var simple = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n'
 // replaceSurrogates); lone tells that there was one.
 func (r *Result) str(b []byte, start, p, n int) (text []byte, quote int, lone bool, fault string, at int) {
 	for p < n {
-		m := stops(load(b, p))
-		if m == 0 {
-			p += 8
-			continue
-		}
-		p += first(m)
-		if p >= n {
+		if p = next(r.marks, p); p >= n {
 			break
 		}
 		switch c := b[p]; {
@@ -201,18 +186,16 @@ func (r *Result) unescape(b []byte, start, p, n int) (text []byte, quote int, lo
 	dst := r.text[from:cap(r.text)]
 	d := copy(dst, b[start:p])
 	for p < n {
-		w := load(b, p)
-		binary.LittleEndian.PutUint64(dst[d:], w)
-		m := stops(w)
-		if m == 0 {
-			p += 8
-			d += 8
-			continue
+		// The plain bytes up to the next stop, which are few as a rule: sixteen at
+		// once, whether they are wanted or not.
+		q := next(r.marks, p)
+		binary.LittleEndian.PutUint64(dst[d:], load(b, p))
+		binary.LittleEndian.PutUint64(dst[d+8:], load(b, p+8))
+		if q-p > 16 {
+			copy(dst[d+16:], b[p+16:q])
 		}
-		i := first(m)
-		p += i
-		d += i
-		if p >= n {
+		d += q - p
+		if p = q; p >= n {
 			break
 		}
 		switch c := b[p]; {
