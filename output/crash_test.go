@@ -1,0 +1,530 @@
+package output_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/crashfs"
+	"vtsidecar/internal/event"
+	"vtsidecar/output"
+)
+
+// The crash tests run a script of portions on a disk that forgets what was not
+// synced. A run has several lives. In each of them calls fail or the machine
+// stops at chosen calls; between two lives the process is killed or the power
+// is cut. At every start, and after a last power cut, all that was ever
+// acknowledged must be there, whole, and nothing but whole lines.
+
+// diskFS is crashfs as output knows a file system.
+type diskFS struct{ *crashfs.FS }
+
+func (d diskFS) Create(name string, perm fs.FileMode) (output.Handle, error) {
+	h, err := d.FS.Create(name, perm)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func (d diskFS) Open(name string) (output.Handle, error) {
+	h, err := d.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// store is a File or a DeadLetter that is given its lines by number.
+type store interface {
+	put(ctx context.Context, ids []int) error
+	Ready() error
+	Close(ctx context.Context) error
+}
+
+// subject is what the crash tests are about.
+type subject struct {
+	dir, active string
+	open        func(disk *crashfs.FS) (store, error)
+	line        func(id int) string                 // as it stands in the file, where it is the same each time
+	id          func(line []byte) (id int, ok bool) // ok: the line is whole
+}
+
+const (
+	dataDir  = "/var/lib"
+	tornText = `{"id":77,"torn":"a line that was longer than one page and never came to its en`
+)
+
+func fileLine(id int) string {
+	return fmt.Sprintf(`{"id":%d,"pad":"%s"}`+"\n", id, strings.Repeat(string(rune('a'+id%26)), 7+id*5%23))
+}
+
+type fileStore struct{ *output.File }
+
+func (s fileStore) put(ctx context.Context, ids []int) error { return s.Store(ctx, linesOf(ids)) }
+
+func linesOf(ids []int) *event.Lines {
+	lines := &event.Lines{}
+	for _, id := range ids {
+		lines.Buf = append(lines.Buf, fileLine(id)...)
+		lines.Index = append(lines.Index, event.Line{End: len(lines.Buf)})
+	}
+	return lines
+}
+
+var fileSubject = subject{
+	dir: dataDir, active: dataDir + "/events.ndjson",
+	open: func(disk *crashfs.FS) (store, error) {
+		f, err := output.OpenFile(output.FileConfig{Path: dataDir + "/events.ndjson", RotateBytes: 110, FS: diskFS{disk}})
+		return fileStore{f}, err
+	},
+	line: fileLine,
+	id: func(line []byte) (int, bool) {
+		var l struct{ ID int }
+		err := json.Unmarshal(line, &l)
+		return l.ID, err == nil && string(line)+"\n" == fileLine(l.ID)
+	},
+}
+
+type letterStore struct{ *output.DeadLetter }
+
+func (s letterStore) put(ctx context.Context, ids []int) error {
+	var letters []event.DeadLetter
+	for _, id := range ids {
+		letters = append(letters, event.DeadLetter{Reason: "malformed", Event: []byte(letterText(id))})
+	}
+	return s.Store(ctx, letters)
+}
+
+func letterText(id int) string { return fmt.Sprintf("{%d %s", id, strings.Repeat("x", 20+id%7)) }
+
+const letterDir = dataDir + "/dead-letter"
+
+var letterSubject = subject{
+	dir: letterDir, active: letterDir + "/dead-letter.ndjson",
+	open: func(disk *crashfs.FS) (store, error) {
+		d, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: letterDir, MaxBytes: 16 * 400, FS: diskFS{disk}})
+		return letterStore{d}, err
+	},
+	line: func(int) string { return `{"event":"{0 ` + strings.Repeat("x", 20) + `"}` + "\n" },
+	id: func(line []byte) (int, bool) {
+		var l struct{ Event string }
+		if json.Unmarshal(line, &l) != nil {
+			return 0, false
+		}
+		var id int
+		fmt.Sscanf(l.Event, "{%d", &id)
+		return id, l.Event == letterText(id)
+	},
+}
+
+// between says what ends a life.
+type between int
+
+const (
+	kill   between = iota // the page cache stays
+	forget                // the power is cut and everything unsynced is gone
+	mix                   // the power is cut and anything unsynced may be gone; and more of these with other seeds
+)
+
+// life is what goes wrong until the process ends.
+type life struct {
+	faults map[int]crashfs.Fault // by number of the call
+	halt   int                   // the machine stops at this call; -1: the script is played to its end
+	end    between
+}
+
+// plan is one run.
+type plan struct {
+	start string // "", "torn", "killed", "made"
+	lives []life
+}
+
+// run plays the script on a plan and returns what was lost or damaged. skip
+// takes a sync out. seen is told each call.
+func (s subject) run(p plan, skip func(crashfs.Op) bool, seen func(life int, op crashfs.Op)) error {
+	disk := s.prepare(p.start)
+	script := [][]int{{1}, {2, 3}, {4}, {5, 6, 7, 8}, {9}, {10, 11}}
+	acked := map[int]bool{}
+	faulty := false
+	if p.start == "killed" {
+		acked[0] = false
+	}
+	for n, l := range p.lives {
+		ctx, cancel := context.WithCancel(context.Background())
+		crashed := false
+		disk.SetHook(func(op crashfs.Op) crashfs.Fault {
+			if seen != nil {
+				seen(n, op)
+			}
+			if op.N == l.halt {
+				cancel()
+				return crashfs.Fault{Halt: true}
+			}
+			if fault, ok := l.faults[op.N]; ok {
+				faulty = true
+				return fault
+			}
+			if skip != nil && (op.Kind == "sync" || op.Kind == "syncdir") && skip(op) {
+				return crashfs.Fault{Done: true}
+			}
+			return crashfs.Fault{}
+		})
+		st, err := s.open(disk)
+		if err == nil {
+			// A start on a full disk is one, but not at its end.
+			if err := st.Ready(); err != nil {
+				synctest.Wait() // for the first attempt after the start
+			}
+			if err := s.check(disk, acked, p.start, false); st.Ready() == nil && err != nil {
+				cancel()
+				st.Close(ctx)
+				return fmt.Errorf("at start of life %d: %w", n, err)
+			}
+			for _, ids := range script {
+				if done(acked, ids) {
+					continue
+				}
+				err := st.put(ctx, ids)
+				if err != nil {
+					crashed = true
+					break
+				}
+				for _, id := range ids {
+					acked[id] = true
+				}
+				if err := st.Ready(); err != nil {
+					cancel()
+					st.Close(ctx)
+					return fmt.Errorf("not ready after an ack: %w", err)
+				}
+			}
+			if crashed {
+				cancel()
+			}
+			st.Close(ctx)
+			if !crashed && !faulty && n == 0 {
+				if err := s.check(disk, acked, p.start, true); err != nil {
+					cancel()
+					return fmt.Errorf("after a day without trouble: %w", err)
+				}
+			}
+			if !crashed && n == 0 {
+				if err := s.check(disk, acked, p.start, p.start != "killed"); err != nil {
+					cancel()
+					return fmt.Errorf("after faults that were overcome: %w", err)
+				}
+			}
+		}
+		cancel()
+		switch l.end {
+		case kill:
+			disk = disk.Restart()
+		case forget:
+			disk = disk.Crash(nil)
+		default:
+			disk = disk.Crash(rand.New(rand.NewPCG(uint64(l.end), 1)))
+		}
+	}
+	// The last start is without trouble, but for a sync that is missing.
+	disk.SetHook(nil)
+	st, err := s.open(disk)
+	if err != nil {
+		return fmt.Errorf("the last start: %w", err)
+	}
+	st.Close(context.Background())
+	if err := s.check(disk, acked, p.start, false); err != nil {
+		return fmt.Errorf("at the end: %w", err)
+	}
+	return nil
+}
+
+func done(acked map[int]bool, ids []int) bool {
+	for _, id := range ids {
+		if !acked[id] {
+			return false
+		}
+	}
+	return true
+}
+
+// prepare makes the disk that the first life finds.
+func (s subject) prepare(start string) *crashfs.FS {
+	disk := crashfs.New()
+	if start == "" {
+		return disk
+	}
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	dir := ""
+	for part := range strings.SplitSeq(strings.TrimPrefix(s.dir, "/"), "/") {
+		must(disk.Mkdir(dir+"/"+part, 0o700))
+		must(disk.SyncDir(dir + "/"))
+		dir += "/" + part
+	}
+	if start == "made" {
+		return disk
+	}
+	h, err := disk.Create(s.active, 0o600)
+	must(err)
+	must(disk.SyncDir(s.dir))
+	switch start {
+	case "torn":
+		must(h.Append([][]byte{[]byte(s.line(0)), []byte(tornText)}))
+		must(h.Sync())
+	case "killed":
+		must(h.Append([][]byte{[]byte(s.line(0))}))
+	}
+	return disk.Restart()
+}
+
+// check looks at what is on the disk as it reads now.
+func (s subject) check(disk *crashfs.FS, acked map[int]bool, start string, once bool) error {
+	count := map[int]int{}
+	torn := start != "torn"
+	empty := 0
+	for _, name := range disk.Names(s.dir) {
+		data, err := disk.ReadFile(s.dir + "/" + name)
+		if err != nil {
+			continue // a folder
+		}
+		if len(data) == 0 {
+			empty++
+		}
+		if strings.Contains(name, ".torn-") {
+			torn = torn || bytes.HasPrefix(data, []byte(tornText))
+			continue
+		}
+		if strings.HasSuffix(name, ".probe") {
+			continue
+		}
+		for len(data) > 0 {
+			line, rest, ok := bytes.Cut(data, []byte("\n"))
+			id, whole := s.id(line)
+			if !ok || !whole {
+				return fmt.Errorf("%s holds a line that is not whole: %.60q", name, line)
+			}
+			count[id]++
+			data = rest
+		}
+	}
+	for id, is := range acked {
+		switch {
+		case is && count[id] == 0:
+			return fmt.Errorf("line %d was acknowledged and is lost", id)
+		case is && once && count[id] > 1:
+			return fmt.Errorf("line %d is stored %d times", id, count[id])
+		}
+	}
+	if !torn {
+		return errors.New("the torn line is lost")
+	}
+	if empty > 3 {
+		return fmt.Errorf("%d empty files", empty)
+	}
+	return nil
+}
+
+// calls is how many calls the first life of a plan makes, and which.
+func (s subject) calls(t *testing.T, p plan, of int) []crashfs.Op {
+	var ops []crashfs.Op
+	require.NoError(t, s.run(p, nil, func(n int, op crashfs.Op) {
+		if n == of {
+			ops = append(ops, op)
+		}
+	}))
+	return ops
+}
+
+var quiet = life{halt: -1, end: forget}
+
+// faults are the ways in which a call can fail.
+func faultsOf(op crashfs.Op) []crashfs.Fault {
+	out := []crashfs.Fault{{Err: syscall.EIO}}
+	if !op.Change() {
+		return out
+	}
+	out = append(out, crashfs.Fault{Err: syscall.EIO, Done: true})
+	switch op.Kind {
+	case "append":
+		out = append(out, crashfs.Fault{Err: syscall.ENOSPC, Short: 1}, crashfs.Fault{Err: syscall.ENOSPC, Short: op.Size - 1})
+	case "sync":
+		out = append(out, crashfs.Fault{Err: syscall.EIO, Done: true, Short: 20})
+	}
+	return out
+}
+
+// plans gives every run of the test to do, simple ones first, until it says stop.
+func (s subject) plans(t *testing.T, seeds int, do func(plan) bool) {
+	for _, start := range []string{"torn", "killed", "", "made"} {
+		ops := s.calls(t, plan{start, []life{quiet}}, 0)
+		ends := []between{kill, forget}
+		for n := range seeds {
+			ends = append(ends, mix+between(n))
+		}
+		for _, op := range ops {
+			if !op.Change() {
+				continue
+			}
+			for _, end := range ends {
+				if !do(plan{start, []life{{halt: op.N, end: end}, quiet}}) {
+					return
+				}
+			}
+			// The start after it is stopped as well.
+			for next := range 14 {
+				for _, end := range []between{kill, forget, mix + between(next+op.N)} {
+					if !do(plan{start, []life{{halt: op.N, end: kill}, {halt: next, end: end}, quiet}}) ||
+						!do(plan{start, []life{{halt: op.N, end: mix + between(op.N)}, {halt: next, end: end}, quiet}}) {
+						return
+					}
+				}
+			}
+		}
+		for _, op := range ops {
+			for _, fault := range faultsOf(op) {
+				faults := map[int]crashfs.Fault{op.N: fault}
+				if !do(plan{start, []life{{faults: faults, halt: -1, end: forget}, quiet}}) {
+					return
+				}
+				// It fails, is seen to, and then the machine stops.
+				for later := op.N + 1; later < op.N+18; later++ {
+					for _, end := range []between{kill, forget, mix + between(later), mix + between(later+1000), mix + between(later+2000)} {
+						if !do(plan{start, []life{{faults: faults, halt: later, end: end}, quiet}}) {
+							return
+						}
+						if op.Kind != "sync" || end == forget {
+							continue
+						}
+						// And the cut, which was not synced, is seen to by a start that is stopped.
+						for next := 2; next < 14; next += 2 {
+							if !do(plan{start, []life{{faults: faults, halt: later, end: end}, {halt: next, end: forget}, quiet}}) {
+								return
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func eachSubject(t *testing.T, test func(*testing.T, subject)) {
+	for name, s := range map[string]subject{"file": fileSubject, "dead letter": letterSubject} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, s) })
+		})
+	}
+}
+
+// TestCrash: whatever call the machine stops at, and whatever call fails before,
+// every acknowledged line is there.
+func TestCrash(t *testing.T) {
+	eachSubject(t, func(t *testing.T, s subject) {
+		runs := 0
+		s.plans(t, 6, func(p plan) bool {
+			runs++
+			if err := s.run(p, nil, nil); err != nil {
+				assert.NoError(t, err, "plan %+v", p)
+				return false
+			}
+			return true
+		})
+		t.Logf("%d runs", runs)
+	})
+}
+
+// site is one place in the code that syncs.
+type site struct {
+	name string
+	is   func(s subject, op crashfs.Op) bool
+}
+
+var sites = []site{
+	{"the group", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && op.Name == s.active && op.Last == "append"
+	}},
+	{"the copy of a torn line", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && strings.Contains(op.Name, ".torn-")
+	}},
+	{"the cut of a torn line", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && op.Name == s.active && op.Last == "truncate"
+	}},
+	{"what a killed process left", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && op.Name == s.active && op.Last == "open"
+	}},
+	{"the cut of a file set aside, seen", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && rotated(op.Name) && op.Last == "open"
+	}},
+	{"the cut of a file set aside, made again", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "sync" && rotated(op.Name) && op.Last == "truncate"
+	}},
+	{"the folder after a file was made", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name == s.dir && op.Last == "create" && op.After == path.Base(s.active)
+	}},
+	{"the folder after a rename", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name == s.dir && op.Last == "rename"
+	}},
+	{"the folder after the copy of a torn line was made", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name == s.dir && op.Last == "create" && strings.Contains(op.After, ".torn-")
+	}},
+	{"the folder after a cut was marked", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name == s.dir && op.Last == "create" && strings.Contains(op.After, ".cut-")
+	}},
+	{"the folder of a file that is adopted", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name == s.dir && (op.Last == "" || op.Last == "remove")
+	}},
+	{"the folder above one that was made", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name != s.dir && op.Last == "mkdir"
+	}},
+	{"the folders above one that was there", func(s subject, op crashfs.Op) bool {
+		return op.Kind == "syncdir" && op.Name != s.dir && op.Last == ""
+	}},
+}
+
+func rotated(name string) bool {
+	return strings.Contains(path.Base(name), "-2000") || strings.Contains(path.Base(name), "letter-2000")
+}
+
+// TestEachSyncIsNeeded takes out one sync after the other: each time the test
+// above must find a loss. And there is no sync that is not in the list.
+func TestEachSyncIsNeeded(t *testing.T) {
+	eachSubject(t, func(t *testing.T, s subject) {
+		for _, site := range sites {
+			used, found := 0, error(nil)
+			runs := 0
+			s.plans(t, 6, func(p plan) bool {
+				runs++
+				found = s.run(p, func(op crashfs.Op) bool {
+					if !site.is(s, op) {
+						return false
+					}
+					used++
+					return true
+				}, nil)
+				return found == nil
+			})
+			assert.NotZero(t, used, "%s: never synced", site.name)
+			assert.Error(t, found, "%s: taking this sync out is not noticed", site.name)
+			t.Logf("%s: after %d runs: %v", site.name, runs, found)
+		}
+	})
+}
+
+var _ = time.Second

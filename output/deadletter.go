@@ -1,0 +1,284 @@
+package output
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
+)
+
+// ErrDeadLetterFull is returned at once when there is no room: waiting for an
+// operator would hold the sender's memory for as long.
+var ErrDeadLetterFull = errors.New("the dead letter is full")
+
+// maxStub is how much of an event that can never be replayed is kept.
+const maxStub = 64 << 10
+
+// DeadLetterConfig says where events go that cannot be stored. All but Dir may
+// be zero.
+type DeadLetterConfig struct {
+	Dir      string           // path.data/dead-letter
+	MaxBytes int64            // dead_letter.max_bytes of all files in Dir; 0: 1 GiB
+	Output   string           // the name of the output that the events were meant for; "": file
+	FS       FS               // nil: the real one
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: none
+	Metrics  *metrics.Set     // nil: none
+}
+
+// DeadLetter keeps events that cannot be stored where they should go, as NDJSON
+// that an operator can read. Its methods are safe for concurrent use.
+type DeadLetter struct {
+	cfg DeadLetterConfig
+	j   *journal
+
+	mu      sync.Mutex
+	stored  int64 // bytes in Dir
+	coming  int64 // bytes on their way there
+	unsure  bool  // stored must be counted again
+	missing int64 // bytes that the largest letters refused needed; 0: it is not full
+}
+
+// letter is one line of a dead-letter file.
+type letter struct {
+	Timestamp   time.Time `json:"@timestamp"`
+	Output      string    `json:"output"`
+	Status      int       `json:"status"` // the output's answer; 0: it was never asked
+	Reason      string    `json:"reason"`
+	Detail      string    `json:"detail,omitempty"`
+	Event       *string   `json:"event,omitempty"`
+	EventBase64 []byte    `json:"event_base64,omitempty"`
+	Length      int64     `json:"event_length"`
+	SHA256      string    `json:"event_sha256,omitempty"`
+}
+
+// OpenDeadLetter opens or makes the folder and its newest file.
+func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New("", "", "")
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = 1 << 30
+	}
+	if cfg.Output == "" {
+		cfg.Output = "file"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &DeadLetter{cfg: cfg}
+	j, err := openJournal(journalConfig{
+		setting: "path.data",
+		what:    "dead letter",
+		path:    filepath.Join(cfg.Dir, "dead-letter.ndjson"),
+		// An operator makes room by removing whole files.
+		rotate: min(max(cfg.MaxBytes/16, 1), 64<<20),
+		perm:   0o600,
+		fs:     cfg.FS,
+		now:    cfg.Now,
+		log:    cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.j = j
+	d.mu.Lock()
+	err = d.count()
+	d.mu.Unlock()
+	if err != nil {
+		j.close(context.Background()) // nothing is queued
+		return nil, j.words(err)
+	}
+	return d, nil
+}
+
+// Store returns nil when every letter is durable, and ErrDeadLetterFull at once
+// when they do not all fit; then none is stored. A sick disk is waited for, as
+// File does.
+func (d *DeadLetter) Store(ctx context.Context, letters []event.DeadLetter) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	buf, index, err := d.render(letters)
+	if err != nil {
+		return err
+	}
+	if err := d.reserve(int64(len(buf))); err != nil {
+		return err
+	}
+	err = d.j.store(ctx, buf, index)
+	d.settle(int64(len(buf)), err == nil)
+	if err != nil {
+		return err
+	}
+	for _, l := range letters {
+		d.cfg.Metrics.EventsDeadLettered.WithLabelValues(l.Reason).Inc()
+	}
+	return nil
+}
+
+// Ready returns nil, or in words why no letter can be stored at present.
+func (d *DeadLetter) Ready() error {
+	if err := d.j.ready(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.missing == 0 {
+		return nil
+	}
+	return d.room(d.missing)
+}
+
+// Close waits for what is being stored until ctx ends, and closes the file.
+func (d *DeadLetter) Close(ctx context.Context) error { return d.j.close(ctx) }
+
+// reserve finds room for n bytes, or refuses.
+func (d *DeadLetter) reserve(n int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.room(n); err != nil {
+		return err
+	}
+	d.coming += n
+	return nil
+}
+
+// settle gives a reservation back.
+func (d *DeadLetter) settle(n int64, durable bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.coming -= n
+	if durable {
+		d.stored += n
+		d.cfg.Metrics.DeadLetterBytes.Set(float64(d.stored))
+	} else {
+		d.unsure = true // part of it may be there
+	}
+}
+
+// room is nil when n more bytes fit. Before it says no it looks whether an
+// operator has removed files. The caller holds mu.
+func (d *DeadLetter) room(n int64) error {
+	fits := func() bool { return d.stored+d.coming+n <= d.cfg.MaxBytes }
+	if d.unsure || d.missing > 0 || !fits() {
+		if err := d.count(); err != nil {
+			return d.j.words(err)
+		}
+	}
+	if fits() {
+		if d.missing > 0 && d.stored+d.coming+d.missing <= d.cfg.MaxBytes {
+			d.missing = 0
+			d.cfg.Log.Info("the dead letter has room again", "path", d.j.dir, "bytes", d.stored)
+		}
+		return nil
+	}
+	if d.missing == 0 {
+		d.cfg.Log.Error("the dead letter is full; windows that need it are not acknowledged",
+			"path", d.j.dir, "bytes", d.stored, "dead_letter.max_bytes", d.cfg.MaxBytes)
+	}
+	// Letters that could never fit must not keep an empty dead letter unready.
+	d.missing = max(d.missing, min(n, d.cfg.MaxBytes))
+	return fmt.Errorf("dead_letter.max_bytes: %w: %d of %d bytes in %s; replay or remove files there", ErrDeadLetterFull, d.stored, d.cfg.MaxBytes, d.j.dir)
+}
+
+// count adds up the folder. The caller holds mu.
+func (d *DeadLetter) count() error {
+	entries, err := d.j.fs.ReadDir(d.j.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		entries, err = nil, nil // removed whole; the next letter makes it anew
+	}
+	if err != nil {
+		return err
+	}
+	var sum int64
+	for _, e := range entries {
+		info, err := d.j.fs.Lstat(filepath.Join(d.j.dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // just removed
+		}
+		if err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() {
+			sum += info.Size()
+		}
+	}
+	d.stored, d.unsure = sum, false
+	d.cfg.Metrics.DeadLetterBytes.Set(float64(sum))
+	return nil
+}
+
+// render writes letters as lines.
+func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	index := make([]event.Line, 0, len(letters))
+	now := d.cfg.Now().UTC()
+	for _, l := range letters {
+		r := letter{
+			Timestamp: now, Output: d.cfg.Output,
+			Reason: l.Reason, Detail: l.Detail,
+			Length: l.Length, SHA256: l.SHA256,
+		}
+		r.keep(l)
+		if err := enc.Encode(&r); err != nil {
+			return nil, nil, fmt.Errorf("dead letter: encode: %w", err)
+		}
+		index = append(index, event.Line{End: buf.Len()})
+	}
+	return buf.Bytes(), index, nil
+}
+
+// keep puts the event, or its beginning, into the letter: as text where it is
+// text.
+func (r *letter) keep(l event.DeadLetter) {
+	raw := l.Event
+	r.Length = max(r.Length, int64(len(raw)))
+	if (l.Reason == "malformed" || l.Reason == "oversize") && len(raw) > maxStub {
+		if r.SHA256 == "" {
+			sum := sha256.Sum256(raw)
+			r.SHA256 = hex.EncodeToString(sum[:])
+		}
+		raw = raw[:maxStub]
+	}
+	text := raw
+	if int64(len(raw)) < r.Length {
+		text = dropTornRune(raw)
+	}
+	if utf8.Valid(text) {
+		s := string(text)
+		r.Event = &s
+		return
+	}
+	r.EventBase64 = raw
+}
+
+// dropTornRune takes off the character that a cut went through.
+func dropTornRune(b []byte) []byte {
+	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
+		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {
+			if !utf8.FullRune(tail) {
+				return b[:len(b)-n]
+			}
+			break
+		}
+	}
+	return b
+}

@@ -1,0 +1,83 @@
+// Package output makes events durable.
+//
+// Promise: Store returns nil only when everything it was given survives a power
+// cut, in the output or in the dead letter. Whatever a disk does in between (a
+// failed write, a failed sync, no space, a file taken away), nothing that was
+// answered with nil is lost, and no line is ever torn over two files or joined
+// to another.
+package output
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"time"
+
+	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
+)
+
+// FileConfig says where events are stored. All but Path may be zero.
+type FileConfig struct {
+	Path        string           // output.file.path
+	RotateBytes int64            // output.file.rotate_bytes; 0: never
+	Permissions os.FileMode      // output.file.permissions of new files; 0: 0600
+	FS          FS               // nil: the real one
+	Now         func() time.Time // names rotated files; nil: time.Now
+	Log         *slog.Logger     // nil: none
+	Metrics     *metrics.Set     // nil: none
+}
+
+// File stores events in a file, one JSON object a line. Its methods are safe
+// for concurrent use.
+type File struct{ j *journal }
+
+// OpenFile opens or makes the file, and its folder. A line that a crash has torn
+// is moved to a file of its own first. A full disk is no error: the file is then
+// not Ready until there is space.
+func OpenFile(cfg FileConfig) (*File, error) {
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New("", "", "")
+	}
+	if cfg.Permissions == 0 {
+		cfg.Permissions = 0o600
+	}
+	m := cfg.Metrics
+	j, err := openJournal(journalConfig{
+		setting: "output.file.path",
+		what:    "output file",
+		path:    cfg.Path,
+		rotate:  cfg.RotateBytes,
+		perm:    cfg.Permissions,
+		fs:      cfg.FS,
+		now:     cfg.Now,
+		log:     cfg.Log,
+		stored:  func(lines int) { m.EventsStored.Add(float64(lines)) },
+		retry:   func(reason string) { m.OutputRetries.WithLabelValues(reason).Inc() },
+		up: func(up bool) {
+			if up {
+				m.OutputUp.Set(1)
+			} else {
+				m.OutputUp.Set(0)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &File{j}, nil
+}
+
+// Store returns nil when every line is durable. While the disk is full or sick
+// it waits and tries again, until ctx ends. An error means that the lines may or
+// may not be stored. The bytes are not used after it returns.
+func (f *File) Store(ctx context.Context, lines *event.Lines) error {
+	return f.j.store(ctx, lines.Buf, lines.Index)
+}
+
+// Ready returns nil, or in words why nothing can be stored at present.
+func (f *File) Ready() error { return f.j.ready() }
+
+// Close waits for what is being stored until ctx ends, and closes the file.
+// Stores that are still waiting then return ErrClosed.
+func (f *File) Close(ctx context.Context) error { return f.j.close(ctx) }
