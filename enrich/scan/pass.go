@@ -54,7 +54,7 @@ func (s *Scanner) Scan(raw []byte, r *Result) error {
 //
 // Its rules: b has event.Sentinel bytes behind the event's n, and p may run into
 // them, but never by more than a few: strings, numbers and white space stop at
-// n, and what follows every value is looked at only after p < n was seen.
+// n, and neither a value nor what follows it is looked at before p < n was seen.
 // Containers are kept on a stack of our own, so depth costs no calls.
 func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	p := r.space(b, 0, n)

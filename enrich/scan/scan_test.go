@@ -482,8 +482,8 @@ func TestEveryPrefix(t *testing.T) {
 				continue
 			}
 			require.Error(t, err, "%q", doc[:n])
-			for fill := range 256 {
-				require.Equal(t, err, s.Scan(padded(doc[:n], byte(fill)), &r), "%q before %q", doc[:n], byte(fill))
+			for _, fill := range []byte("\x00 \n\"\\{}[]:,0dufnte-.\x80\xbf\xff") {
+				require.Equal(t, err, s.Scan(padded(doc[:n], fill), &r), "%q before %q", doc[:n], fill)
 			}
 			behind := append(append([]byte(doc), make([]byte, event.Sentinel)...), 0)
 			require.Equal(t, err, s.Scan(behind[:n], &r), "%q before the rest", doc[:n])

@@ -6,10 +6,9 @@ import (
 	"unsafe"
 )
 
-// Eight bytes at a time, in a word. All readers below may
-// look at up to event.Sentinel bytes behind the event; whatever they find there
-// is never believed: positions at or behind n, the event's length, are an
-// "unexpected end".
+// Eight bytes at a time, in a word. All readers below may look at up to
+// event.Sentinel bytes behind the event; whatever they find there is never
+// believed: positions at or behind n, the event's length, are an "unexpected end".
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
