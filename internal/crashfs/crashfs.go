@@ -608,9 +608,7 @@ func (h *Handle) Truncate(size int64) error {
 func (h *Handle) Rewrite(from, to int64) error {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()
-	last := h.last
 	fault, err := h.enter("rewrite", int(to-from))
-	h.last = last // it changes nothing that can be seen
 	if err != nil {
 		return err
 	}
