@@ -30,7 +30,7 @@ func filebeatLike(r *rand.Rand, i int) []byte {
 	doc := map[string]any{
 		"@timestamp": time.Unix(1767323400, int64(i)*1e6).UTC().Format("2006-01-02T15:04:05.000Z"),
 		"@metadata":  map[string]any{"beat": "filebeat", "type": "_doc", "version": "8.17.0"},
-		"agent": map[string]any{"ephemeral_id": "0f1c5c1e-8f0a-4a5e-9d2f-d2b8a1c3b111", "id": "b7a2f4de-52cc-4b0c-8a3e-7f3a5d9c0e21",
+		"agent": map[string]any{"ephemeral_id": "0f1c5c1e-8f0a-4a5e-9d2f-d2b8a1c3b111", "id": fmt.Sprintf("%016x%016x", r.Uint64(), r.Uint64()),
 			"name": "web-frontend-01", "type": "filebeat", "version": "8.17.0"},
 		"ecs":   map[string]any{"version": "8.0.0"},
 		"host":  map[string]any{"name": "web-frontend-01", "hostname": "web-frontend-01", "architecture": "x86_64", "os": map[string]any{"platform": "ubuntu", "family": "debian", "kernel": "5.15.0-91-generic"}},
@@ -41,7 +41,7 @@ func filebeatLike(r *rand.Rand, i int) []byte {
 		"source":      map[string]any{"ip": fmt.Sprintf("203.0.113.%d", r.IntN(256)), "port": 1024 + r.IntN(60000)},
 		"destination": map[string]any{"ip": "198.51.100.7", "port": 443},
 		"event":       map[string]any{"dataset": "nginx.access", "module": "nginx"},
-		"fileset":     map[string]any{"name": "access"}, "service": map[string]any{"type": "nginx"},
+		"fileset":     map[string]any{"name": "access"}, "trace": map[string]any{"id": fmt.Sprintf("%016x%016x", r.Uint64(), r.Uint64())},
 		"url": map[string]any{"full": fmt.Sprintf("https://shop.example.com/api/v2/items/%d", r.IntN(1e6))},
 	}
 	return shuffled(nil, r, doc)

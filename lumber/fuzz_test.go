@@ -91,7 +91,7 @@ func FuzzFrames(f *testing.F) {
 		windows := 0
 		for rest := sent; ; {
 			i := bytes.IndexByte(rest, 'W')
-			if i < 1 || len(rest) < i+5 {
+			if i < 0 || len(rest) < i+5 {
 				break
 			}
 			windows++

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -217,5 +218,23 @@ func TestTLS(t *testing.T) {
 		require.Eventually(t, func() bool { return s.Stats().Connections == 1 }, patience, time.Millisecond)
 		s.stop()
 		p.closed()
+	})
+	t.Run("a panic ends its connection and nothing else", func(t *testing.T) {
+		var panicked atomic.Bool
+		cfg := server.Clone()
+		cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if panicked.CompareAndSwap(false, true) {
+				panic("a secret")
+			}
+			return nil, nil
+		}
+		s := start(t, Config{TLS: cfg}, &store{t: t})
+		require.Error(t, s.dialTLS(plain()).conn.(*tls.Conn).HandshakeContext(context.Background()))
+		s.awaitErrors(reasonPanic, 1)
+		p := s.dialTLS(plain())
+		p.send(three)
+		p.acks('2', 3)
+		assert.Contains(t, s.logs.String(), "stack=")
+		assert.NotContains(t, s.logs.String(), "secret")
 	})
 }
