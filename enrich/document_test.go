@@ -80,6 +80,15 @@ func TestDocuments(t *testing.T) {
 		}},
 		{name: "names share objects", cfg: enrich.Config{Fields: specs("a:ip=one.two.a", "b:ip=one.b", "c:ip=one.two.c", "d:ip=zero", "e:ip=one.two.c")},
 			sent: `{"a":"203.0.113.1","b":"203.0.113.2","c":"203.0.113.3","d":"203.0.113.4","e":"203.0.113.5"}`},
+		{name: "names share objects with a gap between", cfg: enrich.Config{Fields: specs("a:ip=one.two.a", "b:ip=one.b", "c:ip=one.two.c", "d:ip=zero")},
+			sent: `{"b":"203.0.113.2","c":"203.0.113.3"}`},
+		{name: "names share objects at the end", cfg: enrich.Config{Fields: specs("a:ip=one.a", "b:ip=one.two.b.c", "c:ip=one.two.b.d", "d:ip=one.two.e")},
+			sent: `{"a":"203.0.113.2","c":"203.0.113.3","d":"203.0.113.3"}`},
+		{name: "suspicious and unanswered", sent: `{"source":{"ip":["203.0.113.1","203.0.113.2"]},"destination":{"ip":"203.0.113.1"}}`, says: func() map[string]reply {
+			return map[string]reply{"203.0.113.1": {answer: flagged(2, 0, day)}, "203.0.113.2": {err: &enrich.LookupError{Decision: enrich.Retry, Reason: "HTTP 503"}}}
+		}},
+		{name: "one value twice", sent: `{"source":{"ip":["203.0.113.1","203.0.113.1"]},"destination":{"ip":["203.0.113.1"]}}`},
+		{name: "odd values", sent: `{"source":{"ip":["nonsense","","10.0.0.1"]},"destination":{"ip":"nonsense"}}`},
 		{name: "URL without its query", sent: `{"url":{"full":"http://example.org/a?token=secret"}}`,
 			says: func() map[string]reply { return map[string]reply{"http://example.org/a": {answer: flagged(6, 0, day)}} }},
 		{name: "metadata id", sent: `{"@metadata":{"_id":"a\"b\u0001"},"message":"x"}`},

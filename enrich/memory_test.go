@@ -160,3 +160,22 @@ func FuzzStrings(f *testing.F) {
 		require.Equal(t, strings.ToValidUTF8(strings.ReplaceAll(s, "\uFFFD", ""), ""), strings.ReplaceAll(back, "\uFFFD", ""))
 	})
 }
+
+// Parts are rendered ahead and kept, within bounds: what is rendered anew is
+// the same.
+func TestManyDistinctValuesAndThenTheSameAgain(t *testing.T) {
+	b := newBench(t, enrich.Config{}, nil, nil)
+	defer b.close()
+	var events []string
+	for i := range 16_000 {
+		events = append(events, fmt.Sprintf(`{"source":{"ip":"45.0.%d.%d"},"destination":{"ip":"45.0.%d.%d"}}`, i%8000>>8, i%8000&255, (i+1)%8000>>8, (i+1)%8000&255))
+	}
+	out, err := b.run(context.Background(), batch(&fakeBudget{t: t}, events...))
+	require.NoError(t, err)
+	for i, l := range out.lines {
+		d := docOf(t, l)
+		require.Equal(t, fmt.Sprintf("45.0.%d.%d", i%8000>>8, i%8000&255), d.at("source.ip.value"))
+		require.Equal(t, fmt.Sprintf("45.0.%d.%d", (i+1)%8000>>8, (i+1)%8000&255), d.at("destination.ip.value"))
+		require.Contains(t, d.at("global.explanation"), d.at("destination.ip.value"))
+	}
+}

@@ -88,6 +88,8 @@ type queue struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
+	turn chan struct{} // held by the worker that gets the next request
+
 	mu      sync.Mutex
 	cond    *sync.Cond          // a worker may find something to do; with mu
 	waiting fifo                // guarded by mu, as all that follows
@@ -116,6 +118,7 @@ type lifetimes struct{ answer, malicious, notFound time.Duration }
 func (q *queue) start() {
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.cond = sync.NewCond(&q.mu)
+	q.turn = make(chan struct{}, 1)
 	q.byKey = make(map[string]*request)
 	q.changed = make(chan struct{})
 	q.done.Add(q.workers)
@@ -264,11 +267,14 @@ func (q *queue) remaining() {
 func (q *queue) work() {
 	defer q.done.Done()
 	for {
+		q.turn <- struct{}{} // so that quota goes to requests in their order
 		r := q.next()
+		granted := r != nil && q.take(r)
+		<-q.turn
 		if r == nil {
 			return
 		}
-		if q.take(r) {
+		if granted {
 			q.lookup(r)
 		}
 	}
