@@ -539,7 +539,7 @@ func TestStuckConnectionIsClosed(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	short := Config{FirstByte: 30 * time.Millisecond, NoProgress: 30 * time.Millisecond}
+	short := Config{NoProgress: 30 * time.Millisecond}
 	for _, tt := range []struct {
 		name   string
 		send   []byte
@@ -553,7 +553,11 @@ func TestTimeouts(t *testing.T) {
 		{"compressed body", three[:18], reasonStalled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := start(t, short, &store{t: t})
+			cfg := short
+			if tt.send == nil {
+				cfg.FirstByte = 30 * time.Millisecond
+			}
+			s := start(t, cfg, &store{t: t})
 			p := s.dial()
 			p.send(tt.send)
 			p.closed()
@@ -581,9 +585,22 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
+// narrow is a listener whose connections can hardly buffer what is written.
+type narrow struct{ net.Listener }
+
+func (n *narrow) Accept() (net.Conn, error) {
+	conn, err := n.Listener.Accept()
+	if err == nil {
+		err = conn.(*net.TCPConn).SetWriteBuffer(1)
+	}
+	return conn, err
+}
+
 // A client that never reads its acks holds nothing and hinders nobody.
 func TestNeverReadsAcks(t *testing.T) {
-	s := start(t, Config{AckWrite: 50 * time.Millisecond}, discard{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := startOn(t, &narrow{l}, Config{AckWrite: 50 * time.Millisecond}, discard{})
 	p := s.dial()
 	require.NoError(t, p.conn.(*net.TCPConn).SetReadBuffer(1))
 	flood := bytes.Repeat(windowFrame('2', 0), 10_000)
