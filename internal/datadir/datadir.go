@@ -1,67 +1,87 @@
-// Package datadir is the folder that holds everything the program keeps.
+// Package datadir owns path.data, the folder that holds everything this program
+// keeps.
 //
-// Promise: only its owner can read it, and only one server at a time uses it,
-// also after a crash: the lock goes with the process that holds it.
+// Promise: at most one process at a time has it, and what is made in it is its
+// owner's alone. The lock ends with the process, however that ends.
 package datadir
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
-// lockName is the file that is locked. It holds the PID of its holder, in
-// decimal, for people; what counts is the lock.
+// lockName is the file that is locked. It stays when the lock goes: removing it
+// would let two processes lock two files of one name.
 const lockName = "lock"
 
-// Dir is a folder that is held. Close lets it go.
-type Dir struct{ lock *os.File }
+// errLocked: another process has it.
+var errLocked = errors.New("locked")
 
-// Open makes the folder where it is missing, owner-only, and locks it. Its
-// errors name the setting path.data.
+// Dir is the data folder, locked.
+type Dir struct {
+	path string
+	lock *os.File
+}
+
+// Open makes the folder, and those above it, where they are missing, and locks
+// it. A folder that is there keeps its permissions: it may be more than ours.
 func Open(path string) (*Dir, error) {
+	if path == "" {
+		return nil, errors.New("path.data: no path is given")
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("path.data: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("path.data: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer lock.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("path.data %s: lock: %w", path, err)
+	if err := lock(f); err != nil {
+		defer f.Close()
+		if errors.Is(err, errLocked) {
+			return nil, fmt.Errorf("path.data %s is in use by %s", path, holder(f))
 		}
-		return nil, fmt.Errorf("path.data %s is in use by %s: stop that server, or give this one a folder of its own", path, holder(lock))
+		return nil, fmt.Errorf("path.data: lock %s: %w", f.Name(), err)
 	}
-	pid := strconv.Itoa(os.Getpid()) + "\n"
-	if err := errors.Join(lock.Truncate(0), writeAt(lock, pid)); err != nil {
-		return nil, errors.Join(fmt.Errorf("path.data %s: %w", path, err), lock.Close())
+	if err := sign(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("path.data: %w", err)
 	}
-	return &Dir{lock}, nil
+	return &Dir{path: path, lock: f}, nil
 }
 
-// Close lets the folder go. The file stays: to remove it would let two servers
-// lock two files of one name.
-func (d *Dir) Close() error { return d.lock.Close() }
+// Path is the folder, as it was given to Open.
+func (d *Dir) Path() string { return d.path }
 
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
+// Close gives the folder to the next process.
+func (d *Dir) Close() error {
+	if err := d.lock.Close(); err != nil {
+		return fmt.Errorf("path.data: unlock: %w", err)
+	}
+	return nil
+}
+
+// sign writes this process's number for those who find the folder locked. It is
+// for people, so it is not synced, and one write replaces it: the number is
+// padded to one length.
+func sign(f *os.File) error {
+	_, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0)
 	return err
 }
 
-// holder names the process that holds the lock.
-func holder(lock *os.File) string {
+// holder names the process that has the lock, as well as it is known: it may
+// not have signed yet.
+func holder(f *os.File) string {
 	b := make([]byte, 32)
-	n, _ := lock.ReadAt(b, 0)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
-	if err != nil { // between its lock and its number, or not written on a full disk
+	n, err := f.ReadAt(b, 0)
+	pid, bad := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if (err != nil && !errors.Is(err, io.EOF)) || bad != nil {
 		return "another process"
 	}
-	return fmt.Sprintf("process %d", pid)
+	return "process " + strconv.Itoa(pid)
 }
