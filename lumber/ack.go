@@ -130,7 +130,9 @@ func (c *conn) abandon(done int) {
 	defer c.mu.Unlock()
 	c.dead = true
 	c.s.windows.Add(-int64(done + len(c.queue)))
-	if !c.s.closing.Load() {
+	// A client that has gone by itself wants no ack: that is no failure of a drain.
+	gone := c.ctx.Err() != nil && c.s.base.Err() == nil
+	if gone || !c.s.closing.Load() {
 		return
 	}
 	for _, w := range c.queue {
