@@ -55,6 +55,7 @@ type Work struct {
 	rendered uint32    // documents of the round that were begun
 	now      time.Time // of the round, by Config.Now
 	s        *scratch  // nil: not yet, or not any more
+	asked    int       // indicators of the event that is being scanned that are looked up
 	held     int64     // bytes reserved from the batch's budget
 	err      error     // what ended it; then Next has nothing more
 	tally    [indicator.Hash + 1][results]int
@@ -373,11 +374,13 @@ func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 		return err
 	}
 	r := &s.result
-	p := planned{plan: r.Plan(), index: int32(w.next), from: uint32(len(s.refs)), dropped: int32(min(r.Dropped, 1<<30))}
+	from := uint32(len(s.refs))
+	s.planned = append(s.planned, planned{plan: r.Plan(), index: int32(w.next), from: from, dropped: int32(min(r.Dropped, 1<<30))})
+	p := &s.planned[len(s.planned)-1]
 	if err := w.reserve(ctx, p.plan.Size()); err != nil { // rarely anything; until Close
 		return err
 	}
-	if err := w.identify(ctx, &p); err != nil {
+	if err := w.identify(ctx, p); err != nil {
 		return err
 	}
 	if r.HadVerdict && w.e.cfg.TrustVerdicts {
@@ -386,12 +389,11 @@ func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 		if r.HadVerdict {
 			w.e.cfg.Metrics.VerdictsRemoved.Inc()
 		}
-		if err := w.collect(ctx, &p); err != nil {
+		if err := w.collect(ctx, p); err != nil {
 			return err
 		}
 	}
 	p.to = uint32(len(s.refs))
-	s.planned = append(s.planned, p)
 	return nil
 }
 
@@ -461,8 +463,7 @@ func (w *Work) identify(ctx context.Context, p *planned) error {
 func (w *Work) collect(ctx context.Context, p *planned) error {
 	s := w.s
 	values := s.result.Values
-	serial := uint32(len(s.planned)) + 1
-	asked := 0
+	w.asked = 0
 	for i := 0; i < len(values); i++ {
 		v := &values[i]
 		f := w.e.fields[v.Field]
@@ -490,11 +491,11 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 			if err != nil {
 				return err
 			}
-			if err := w.refer(ctx, p, serial, &asked, n, f.name); err != nil {
+			if err := w.refer(ctx, p, n, f.name); err != nil {
 				return err
 			}
 		case f.kind == indicator.KindScan:
-			if err := w.collectText(ctx, p, serial, &asked, v.Text, f.name); err != nil {
+			if err := w.collectText(ctx, p, v.Text, f.name); err != nil {
 				return err
 			}
 		default:
@@ -502,7 +503,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 			if err != nil {
 				return err
 			}
-			if err := w.refer(ctx, p, serial, &asked, n, f.name); err != nil {
+			if err := w.refer(ctx, p, n, f.name); err != nil {
 				return err
 			}
 		}
@@ -577,7 +578,7 @@ func (w *Work) parse(ctx context.Context, kind indicator.Kind, value []byte) (ui
 }
 
 // collectText finds the indicators in free text.
-func (w *Work) collectText(ctx context.Context, p *planned, serial uint32, asked *int, text []byte, name int) (err error) {
+func (w *Work) collectText(ctx context.Context, p *planned, text []byte, name int) (err error) {
 	s := w.s
 	// What is found is copied to the text of the round, so the parser's own
 	// output goes into memory that is used again for each value.
@@ -601,7 +602,7 @@ func (w *Work) collectText(ctx context.Context, p *planned, serial uint32, asked
 		if n, err = w.finding(ctx, at, found); err != nil {
 			return false
 		}
-		err = w.refer(ctx, p, serial, asked, n, name)
+		err = w.refer(ctx, p, n, name)
 		return err == nil
 	})
 	if err != nil {
@@ -646,8 +647,9 @@ func (w *Work) finding(ctx context.Context, at int, found indicator.Found) (uint
 }
 
 // refer notes that the event has the finding under a name.
-func (w *Work) refer(ctx context.Context, p *planned, serial uint32, asked *int, n uint32, name int) error {
+func (w *Work) refer(ctx context.Context, p *planned, n uint32, name int) error {
 	s := w.s
+	serial := uint32(len(s.planned))
 	f := &s.findings[n]
 	bit := uint64(0)
 	if name < 64 {
@@ -655,9 +657,9 @@ func (w *Work) refer(ctx context.Context, p *planned, serial uint32, asked *int,
 	}
 	if f.event != serial {
 		f.event, f.names = serial, 0
-		f.chosen = f.skip == indicator.Lookup && *asked < w.e.cfg.MaxValues
+		f.chosen = f.skip == indicator.Lookup && w.asked < w.e.cfg.MaxValues
 		if f.chosen {
-			*asked++
+			w.asked++
 			if !f.asked {
 				f.asked = true
 				if err := w.recall(ctx, n); err != nil {
