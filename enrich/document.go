@@ -213,7 +213,7 @@ func (w *Work) document(ctx context.Context, p *planned) error {
 		return err
 	}
 	for i := range s.parts {
-		if err := w.prepare(ctx, s.refs[s.parts[i].worst]); err != nil {
+		if err := w.prepare(ctx, s.refs[s.parts[i].worst], i == m.worst); err != nil {
 			return err
 		}
 	}
@@ -439,12 +439,15 @@ func (w *Work) appendPart(dst []byte, pt *part) []byte {
 	return append(dst, '}')
 }
 
-// prepare renders the part and the sentence of a finding ahead, since most
-// stand in many events. What is rendered is forgotten when it has become much.
-func (w *Work) prepare(ctx context.Context, r ref) error {
+// prepare renders the part of a finding ahead, and the sentence where one is
+// wanted, since most stand in many events. What was rendered is forgotten when
+// it has become much.
+func (w *Work) prepare(ctx context.Context, r ref, sentence bool) error {
 	s := w.s
 	f := &s.findings[r.finding]
-	if f.body.generation == s.bodiesOf || r.tooMany {
+	body := f.body.generation != s.bodiesOf
+	sentence = sentence && f.sentence.generation != s.bodiesOf && f.skip == indicator.Lookup
+	if r.tooMany || !body && !sentence {
 		return nil
 	}
 	bound := 2*longest(int(f.size)) + 1024
@@ -458,20 +461,22 @@ func (w *Work) prepare(ctx context.Context, r ref) error {
 		if len(s.bodies)+bound > maxBodies {
 			s.bodies = s.bodies[:0]
 			s.bodiesOf++
+			body = true
 		}
 		if err := room(ctx, w, &s.bodies, bound); err != nil {
 			return err
 		}
 	}
 	at := len(s.bodies)
-	s.bodies = w.appendBody(s.bodies, r, false)
-	f.body = piece{s.bodiesOf, uint32(at), uint32(len(s.bodies) - at)}
-	if f.skip != indicator.Lookup {
-		return nil
+	if body {
+		s.bodies = w.appendBody(s.bodies, r, false)
+		f.body = piece{s.bodiesOf, uint32(at), uint32(len(s.bodies) - at)}
 	}
-	at = len(s.bodies)
-	s.bodies = w.appendSentence(s.bodies, f)
-	f.sentence = piece{s.bodiesOf, uint32(at), uint32(len(s.bodies) - at)}
+	if sentence {
+		at = len(s.bodies)
+		s.bodies = w.appendSentence(s.bodies, f)
+		f.sentence = piece{s.bodiesOf, uint32(at), uint32(len(s.bodies) - at)}
+	}
 	return nil
 }
 

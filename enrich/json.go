@@ -23,13 +23,14 @@ func longest(n int) int { return 6*n + 2 }
 // appendString appends s as a JSON string. Bytes that are no UTF-8 become U+FFFD.
 func appendString[S string | []byte](dst []byte, s S) []byte {
 	dst = append(dst, '"')
-	i := 0
-	for i < len(s) && plain[s[i]] {
-		i++
+	for i := range len(s) {
+		if !plain[s[i]] {
+			dst = append(dst, s[:i]...)
+			dst = appendEscaped(dst, s[i:])
+			return append(dst, '"')
+		}
 	}
-	if dst = append(dst, s[:i]...); i < len(s) {
-		dst = appendEscaped(dst, s[i:])
-	}
+	dst = append(dst, s...)
 	return append(dst, '"')
 }
 
