@@ -22,20 +22,21 @@ var unicodeNames = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitio
 
 // appendHost takes a domain or an IP address.
 func (p *Parser) appendHost(dst, b []byte) ([]byte, Found) {
-	if ip, found := p.appendIP(dst, b); found.Skip != Invalid {
-		return ip, found
+	if endsLikeIP(b) {
+		if ip, found := p.appendIP(dst, b); found.Skip != Invalid {
+			return ip, found
+		}
 	}
 	start := len(dst)
-	var buf [256]byte
 	if isDefanged(b) {
-		b = appendRefanged(buf[:0], b)
+		b = appendRefanged(nil, b)
 	}
 	dst, ok := appendName(dst, b)
 	if !ok {
 		// What mapping makes of digits that only look like ours may be an address.
 		if mapped := dst[start:]; len(mapped) > 0 {
 			if addr, ok := parseIPv4(mapped); ok {
-				return p.appendIP(dst[:start], addr.AppendTo(buf[:0]))
+				return p.appendIP(dst[:start], addr.AppendTo(nil))
 			}
 		}
 		return dst[:start], Found{Type: Domain, Skip: Invalid}
@@ -48,6 +49,15 @@ func (p *Parser) appendHost(dst, b []byte) ([]byte, Found) {
 		found.Skip = AllowListed
 	}
 	return dst, found
+}
+
+// endsLikeIP saves most names the attempt to read them as an address.
+func endsLikeIP(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	last := b[len(b)-1]
+	return isHex(last) || last == ':' || last == ']' || bytes.IndexByte(b, '%') >= 0
 }
 
 // allowsDomain: the name or one above it is in skip.domains.

@@ -29,8 +29,8 @@ func (p *Parser) AppendHashes(dst []byte, members []Member) ([]byte, Found) {
 // appendHashes takes one hash, with or without its name before it, or a list.
 func (p *Parser) appendHashes(dst, b []byte) ([]byte, Found) {
 	var pick picker
-	if n := hashLen(b); n > 0 {
-		pick.add(p, b, n)
+	if hashLen(b) > 0 {
+		pick.take(p, b)
 		return pick.append(dst)
 	}
 	// A list is items NAME=hash, NAME:hash, NAME hash or hash, between commas and
@@ -73,7 +73,7 @@ func (k *picker) word(p *Parser, b []byte) {
 	if cut == len(b) { // one of the two
 		if n := hashLen(b); n > 0 {
 			if k.awaits == 0 || k.awaits == n {
-				k.add(p, b, n)
+				k.take(p, b)
 			}
 			k.awaits = 0
 			return
@@ -90,14 +90,18 @@ func (k *picker) word(p *Parser, b []byte) {
 	}
 }
 
+// add takes a value under a name that promises want digits.
 func (k *picker) add(p *Parser, value []byte, want int) {
-	if hashLen(value) != want {
-		return
+	if hashLen(value) == want {
+		k.take(p, value)
 	}
+}
+
+// take takes what is a hash.
+func (k *picker) take(p *Parser, value []byte) {
 	if len(p.hashes) > 0 {
 		var buf [sha256Len]byte
-		canonical, _ := appendHash(buf[:0], value)
-		if _, ok := p.hashes[string(canonical)]; ok {
+		if _, ok := p.hashes[string(appendLowerHex(buf[:0], value))]; ok {
 			k.allowed = true
 		}
 	}
@@ -111,7 +115,7 @@ func (k *picker) append(dst []byte) ([]byte, Found) {
 	if k.best == nil {
 		return dst, Found{Type: Hash, Skip: Invalid}
 	}
-	dst, _ = appendHash(dst, k.best)
+	dst = appendLowerHex(dst, k.best)
 	found := Found{Type: Hash, Canonical: dst[start:]}
 	switch {
 	case isJunkHash(found.Canonical):
@@ -128,7 +132,7 @@ func hashLen(b []byte) int {
 		return 0
 	}
 	for _, c := range b {
-		if !isHex(c) {
+		if hexValue[c] == notHex {
 			return 0
 		}
 	}
@@ -140,10 +144,18 @@ func appendHash(dst, b []byte) (out []byte, n int) {
 	if n = hashLen(b); n == 0 {
 		return dst, 0
 	}
-	for _, c := range b {
-		dst = append(dst, lower(c))
+	return appendLowerHex(dst, b), n
+}
+
+// appendLowerHex appends hexadecimal digits, in which one bit makes lower case
+// and leaves digits as they are.
+func appendLowerHex(dst, b []byte) []byte {
+	start := len(dst)
+	dst = append(dst, b...)
+	for i := start; i < len(dst); i++ {
+		dst[i] |= 0x20
 	}
-	return dst, n
+	return dst
 }
 
 // keyLen is the length of the hash that a name promises, 0 for names of others.

@@ -34,9 +34,8 @@ func parseIP(b []byte) (addr netip.Addr, zoned, ok bool) {
 	if addr, ok = parseIPv4(b); ok || len(b) < 2 || len(b) > 256 {
 		return addr, false, ok
 	}
-	var buf [256]byte
 	if isDefanged(b) {
-		b = appendRefanged(buf[:0], b)
+		b = appendRefanged(nil, b)
 	}
 	if len(b) > 2 && b[0] == '[' && b[len(b)-1] == ']' {
 		b = b[1 : len(b)-1]
@@ -78,7 +77,7 @@ func parseIPv6(b []byte) (a [16]byte, ok bool) {
 		}
 		start, v := i, 0
 		for i < len(b) && i-start < 4 && isHex(b[i]) {
-			v = v<<4 | int(unhex(b[i]))
+			v = v<<4 | int(hexValue[b[i]])
 			i++
 		}
 		if i == start {

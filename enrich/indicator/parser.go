@@ -239,6 +239,11 @@ func isJunk(b []byte) bool {
 	if len(b) > maxJunk {
 		return false
 	}
+	switch b[0] { // most values end here
+	case '-', '?', '.', '*', '(', '<', '[', '{', 'n', 'N', 'u', 'U', 'e', 'E':
+	default:
+		return false
+	}
 	var buf [maxJunk]byte
 	for i, c := range b {
 		buf[i] = lower(c)
@@ -260,10 +265,24 @@ func lower(c byte) byte {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-func isHex(c byte) bool {
-	c = lower(c)
-	return isDigit(c) || 'a' <= c && c <= 'f'
-}
+func isHex(c byte) bool { return hexValue[c] != notHex }
+
+const notHex = 0xff
+
+// hexValue has the value of each hexadecimal digit.
+var hexValue = func() (t [256]byte) {
+	for c := range t {
+		switch c := byte(c); {
+		case isDigit(c):
+			t[c] = c - '0'
+		case 'a' <= lower(c) && lower(c) <= 'f':
+			t[c] = lower(c) - 'a' + 10
+		default:
+			t[c] = notHex
+		}
+	}
+	return t
+}()
 
 func isAlnum(c byte) bool {
 	c = lower(c)

@@ -27,6 +27,14 @@ func isDefanged(b []byte) bool {
 // fangAt is the length of what is defanged at the beginning of b, 0: nothing,
 // and what it stands for.
 func fangAt(b []byte) (n int, text string) {
+	if len(b) < 3 {
+		return 0, ""
+	}
+	switch b[1] { // most brackets are just that
+	case '.', ':', '/', '@', 'd', 'D', 'a', 'A':
+	default:
+		return 0, ""
+	}
 	for _, f := range fangs {
 		if len(b) >= len(f.defanged) && equalFold(b[:len(f.defanged)], f.defanged) {
 			return len(f.defanged), f.text

@@ -48,10 +48,9 @@ var leftOut = func() (words [leftAll + 1]string) {
 
 // hasScheme: b begins with something:// or with one of our schemes.
 func hasScheme(b []byte) bool {
-	var buf [32]byte
 	head := b[:min(len(b), 24)]
 	if isDefanged(head) {
-		head = appendRefanged(buf[:0], head)
+		head = appendRefanged(nil, head)
 	}
 	if means, n := schemeOf(head); means != "" && n+1 < len(head) && isSlash(head[n+1]) {
 		return true
@@ -89,10 +88,9 @@ func (p *Parser) appendURL(dst, b []byte) ([]byte, Found) {
 	if len(b) > maxURL {
 		return dst, invalid
 	}
-	var buf [512]byte
 	scheme, n := schemeOf(b)
 	if isDefanged(b[:authorityEnd(b)]) || scheme != "" && !equalFold(b[:n], scheme) {
-		b = appendRefanged(buf[:0], b)
+		b = appendRefanged(nil, b)
 		scheme, n = schemeOf(b)
 	}
 	switch {
@@ -263,19 +261,12 @@ func appendUnescaped(dst, b []byte) ([]byte, bool) {
 			if i+2 >= len(b) || !isHex(b[i+1]) || !isHex(b[i+2]) {
 				return nil, false
 			}
-			c = unhex(b[i+1])<<4 | unhex(b[i+2])
+			c = hexValue[b[i+1]]<<4 | hexValue[b[i+2]]
 			i += 2
 		}
 		dst = append(dst, c)
 	}
 	return dst, true
-}
-
-func unhex(c byte) byte {
-	if isDigit(c) {
-		return c - '0'
-	}
-	return lower(c) - 'a' + 10
 }
 
 // appendEscaped appends a path or a query with everything percent-encoded that
