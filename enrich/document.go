@@ -260,7 +260,7 @@ func (w *Work) document(ctx context.Context, p *planned) error {
 	doc = w.appendLists(doc, &m)
 	doc = w.appendExplanation(doc, &m)
 	doc = append(doc, `,"late":false,"updated_at":`...)
-	doc = appendTime(doc, w.now)
+	doc = append(doc, s.stamp...)
 	doc = append(doc, '}')
 	doc = w.appendParts(doc)
 	doc = w.appendDetails(doc)

@@ -152,6 +152,7 @@ type scratch struct {
 	key      []byte                  // of the cache
 	found    []byte                  // the parser's, for free text
 	lines    event.Lines
+	stamp    []byte // the round's time as documents have it
 
 	random [256]byte // for identities
 	fresh  int       // bytes of random that were not used yet
@@ -333,6 +334,7 @@ func (w *Work) gather(ctx context.Context) error {
 	s.bodies = s.bodies[:0]
 	s.bodiesOf++
 	w.written, w.rendered, w.now = 0, 0, w.e.cfg.Now()
+	s.stamp = appendTime(s.stamp[:0], w.now)
 	for w.next < len(w.batch.Events) &&
 		len(s.refs) < maxRoundRefs && len(s.findings) < maxFindings && len(s.planned)+len(s.dead) < maxRound {
 		if w.next%256 == 0 && ctx.Err() != nil {
