@@ -4,6 +4,15 @@
 // Promise: two spellings of one indicator become the same bytes, whatever comes
 // out is safe to put into a URL path after escaping, and nothing that the skip
 // rules cover ever comes out as something to look up.
+//
+// Where programs disagree about what a spelling means (010.0.0.1, 0x7f.1,
+// 2130706433 as addresses), it is none: a wrong look-up costs more than a missed
+// one. Where browsers agree, they are followed: a backslash in a URL is a slash,
+// and a name of digits that only look like ours is an address.
+//
+// Where to look: parser.go has the rules and the order in which things are
+// tried, refang.go what analysts write, hash.go, ip.go, domain.go and url.go one
+// type each, text.go free text, fields.go the setting that names the fields.
 package indicator
 
 // Type is what an indicator is.

@@ -644,6 +644,7 @@ func TestText(t *testing.T) {
 		{"md5 " + md5 + ", SHA256:" + strings.ToUpper(sha256) + "=" + sha1, "hash " + md5 + " + hash " + sha256 + " + hash " + sha1},
 		{md5 + "0 x" + md5 + " " + strings.Repeat("0", 32), ""},
 		{"mail to john.me@example.com now", "domain example.com"},
+		{"john.me[@]example.com john.me[at]example.org", "domain example.com + domain example.org"},
 		{"<john@example[.]com>", "domain example.com"},
 		{"opened C:\\Users\\x.com and /usr/lib/python3.py /a/b.com", ""},
 		{"\\\\files.example.com\\share //cdn.example.com/x", "domain files.example.com + domain cdn.example.com"},
