@@ -425,6 +425,25 @@ func TestTheQueueIsBounded(t *testing.T) {
 	})
 }
 
+func TestTheQueueIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		q := &fakeQuota{window: "minute", until: time.Now().Add(time.Minute)}
+		b := newBench(t, enrich.Config{Wait: time.Second}, source, q)
+		defer b.close()
+		var events []string
+		for i := range 1500 {
+			events = append(events, fmt.Sprintf(`{"url":{"full":"http://example.org/%d/%s"}}`, i, strings.Repeat("x", 8000)))
+		}
+		for _, d := range b.docs(events...) {
+			assert.Equal(t, "quota unknown", d.word("url.full"))
+		}
+		synctest.Wait()
+		assert.LessOrEqual(t, b.figure("vt_queue_length"), 600.0)
+		assert.Greater(t, b.figure("vt_queue_length"), 400.0)
+	})
+}
+
 func TestCloseEndsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource(t)

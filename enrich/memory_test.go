@@ -166,16 +166,19 @@ func FuzzStrings(f *testing.F) {
 func TestManyDistinctValuesAndThenTheSameAgain(t *testing.T) {
 	b := newBench(t, enrich.Config{}, nil, nil)
 	defer b.close()
+	name := func(i int) string {
+		return fmt.Sprintf("%s.%s.n%d.example.org", strings.Repeat("a", 60), strings.Repeat("b", 60), i%5000)
+	}
 	var events []string
-	for i := range 16_000 {
-		events = append(events, fmt.Sprintf(`{"source":{"ip":"45.0.%d.%d"},"destination":{"ip":"45.0.%d.%d"}}`, i%8000>>8, i%8000&255, (i+1)%8000>>8, (i+1)%8000&255))
+	for i := range 12_000 {
+		events = append(events, fmt.Sprintf(`{"dns":{"question":{"name":"%s"}},"source":{"ip":"45.0.0.%d"}}`, name(i), i%256))
 	}
 	out, err := b.run(context.Background(), batch(&fakeBudget{t: t}, events...))
 	require.NoError(t, err)
 	for i, l := range out.lines {
 		d := docOf(t, l)
-		require.Equal(t, fmt.Sprintf("45.0.%d.%d", i%8000>>8, i%8000&255), d.at("source.ip.value"))
-		require.Equal(t, fmt.Sprintf("45.0.%d.%d", (i+1)%8000>>8, (i+1)%8000&255), d.at("destination.ip.value"))
-		require.Contains(t, d.at("global.explanation"), d.at("destination.ip.value"))
+		require.Equal(t, name(i), d.at("dns.question.name.value"))
+		require.Equal(t, fmt.Sprintf("45.0.0.%d", i%256), d.at("source.ip.value"))
+		require.Contains(t, d.at("global.explanation"), name(i)[:120])
 	}
 }
