@@ -13,12 +13,13 @@ RACE     := $(if $(CC_FOUND),-race)
 TEST     := $(if $(CC_FOUND),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE)
 
 FUZZTIME ?= 1m
+OUT      ?= vtsidecar
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
 
 build: ## the binary, ./vtsidecar
-	$(BUILD) -o vtsidecar .
+	$(BUILD) -o $(OUT) .
 
 demo: ## the main job before your eyes, with a stand-in VirusTotal on loopback
 	@scripts/demo.sh
@@ -34,6 +35,7 @@ check: ## format, vet, linter, race, tidy modules, clean tree
 fuzz: ## every fuzz target for FUZZTIME each (default 1m)
 	@scripts/fuzz.sh $(FUZZTIME)
 
+bench: OUT = bin/vtsidecar
 bench: build ## whole processes side by side, as ratios to a floor
 	CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
 	go build -trimpath -o bin/bench ./internal/bench

@@ -34,7 +34,7 @@ started() {
 
 echo "1. Building vtsidecar and a stand-in for VirusTotal."
 rm -rf "$dir" && mkdir -p "$dir" bin
-make --no-print-directory -s build
+make --no-print-directory -s build OUT=bin/vtsidecar
 CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
 CGO_ENABLED=0 go build -trimpath -o bin/demo ./internal/demo
 
@@ -43,12 +43,12 @@ virustotal=$address
 echo "2. The stand-in VirusTotal answers on $virustotal, from examples/demo/virustotal.json."
 
 # The limits are lifted because the stand-in is not VirusTotal; a public key has 4 look-ups a minute.
-started vtsidecar ./vtsidecar --input.address 127.0.0.1:0 --admin.address off --path.data "$dir/data" --output.file.path "$dir/events.ndjson" \
+started vtsidecar bin/vtsidecar --input.address 127.0.0.1:0 --admin.address off --path.data "$dir/data" --output.file.path "$dir/events.ndjson" \
   --vt.url "http://$virustotal" --vt.api_key demo --vt.wait 10s --vt.limit.minute 0 --vt.limit.day 0 --vt.limit.month 0
 echo "3. vtsidecar listens for Beats on $address."
 
 echo "4. Sending what Filebeat and Winlogbeat would send (examples/events), and waiting for the acks:"
-./vtsidecar send --to "$address" examples/events/*.ndjson 2>&1 | sed 's/^/   /'
+bin/vtsidecar send --to "$address" examples/events/*.ndjson 2>&1 | sed 's/^/   /'
 echo "   An ack means: on disk, enriched."
 echo
 

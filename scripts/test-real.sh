@@ -20,8 +20,8 @@ if [ ! -x "$filebeat" ]; then
   mv "$filebeat.part" "$filebeat" # whole, or not there
 fi
 
-make --no-print-directory -s build
+make --no-print-directory -s build OUT=bin/vtsidecar
 CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
 
-VTSIDECAR=$root/vtsidecar VTSTANDIN=$root/bin/vtstandin FILEBEAT=$filebeat \
+VTSIDECAR=$root/bin/vtsidecar VTSTANDIN=$root/bin/vtstandin FILEBEAT=$filebeat \
   go test -tags real -count 1 -timeout 30m "$@" ./internal/e2e

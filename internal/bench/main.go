@@ -32,6 +32,8 @@ func run(ctx context.Context, args []string) error {
 		switch args[0] {
 		case "floor":
 			return floor(ctx)
+		case "floor-file":
+			return floorFile(ctx, args[1])
 		case "go-lumber":
 			return goLumber(ctx)
 		case "wire":
@@ -44,7 +46,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&h.rounds, "rounds", 5, "`N` rounds; each measures every server once")
 	fs.IntVar(&h.windows, "windows", 300, "`N` windows of 2048 events to each server and round")
-	fs.StringVar(&h.sidecar, "vtsidecar", "./vtsidecar", "the program's binary")
+	fs.StringVar(&h.sidecar, "vtsidecar", "bin/vtsidecar", "the program's binary")
 	fs.StringVar(&h.standIn, "vtstandin", "bin/vtstandin", "the stand-in VirusTotal's binary")
 	fs.StringVar(&h.dir, "dir", "", "`FOLDER` for what is written, on the disk to measure; default: a temporary one")
 	if err := fs.Parse(args); err != nil {

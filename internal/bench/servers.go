@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"compress/zlib"
 	"context"
 	"encoding/binary"
@@ -31,7 +32,25 @@ func listen() (net.Listener, error) {
 
 // floor is the least that a receiver can do: read frames, inflate with the
 // standard library, cut into slices, count, acknowledge.
-func floor(ctx context.Context) error {
+func floor(ctx context.Context) error { return floorServer(ctx, nil) }
+
+// floorFile is the floor that also stores what a whole path has to store: each
+// event with as many bytes more as a document of six fields takes, one write and
+// one fsync a window. What it costs beyond the floor is the disk's and the
+// kernel's, whatever program writes.
+func floorFile(ctx context.Context, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return floorServer(ctx, f)
+}
+
+// added is about what arcanna.ioc takes in an event with six fields.
+var added = append(bytes.Repeat([]byte("."), 2000), '\n')
+
+func floorServer(ctx context.Context, f *os.File) error {
 	l, err := listen()
 	if err != nil {
 		return err
@@ -44,20 +63,21 @@ func floor(ctx context.Context) error {
 		}
 		go func() {
 			defer conn.Close()
-			if err := floorConn(conn); err != io.EOF {
+			if err := floorConn(conn, f); err != io.EOF {
 				fmt.Fprintln(os.Stderr, "floor:", err)
 			}
 		}()
 	}
 }
 
-func floorConn(conn net.Conn) error {
+func floorConn(conn net.Conn, f *os.File) error {
 	var (
 		in       = bufio.NewReaderSize(conn, 64<<10)
 		inflater io.ReadCloser
 		// Small enough to stay in the processor's cache, and longer than any event.
-		buf  = make([]byte, 64<<10)
-		head [12]byte
+		buf   = make([]byte, 64<<10)
+		lines []byte
+		head  [12]byte
 	)
 	for {
 		if _, err := io.ReadFull(in, head[:]); err != nil {
@@ -92,6 +112,9 @@ func floorConn(conn net.Conn) error {
 				if len(event) > 0 {
 					events++
 				}
+				if f != nil {
+					lines = append(append(lines, event...), added...)
+				}
 				rest = rest[end:]
 			}
 			filled = copy(buf, rest)
@@ -101,6 +124,15 @@ func floorConn(conn net.Conn) error {
 		}
 		if events != count {
 			return fmt.Errorf("%d events in a window of %d", events, count)
+		}
+		if f != nil {
+			if _, err := f.Write(lines); err != nil {
+				return err
+			}
+			if err := f.Sync(); err != nil {
+				return err
+			}
+			lines = lines[:0]
 		}
 		if _, err := conn.Write(ack(count)); err != nil {
 			return err
@@ -200,7 +232,7 @@ type verdicts struct {
 
 func newVerdicts() *verdicts {
 	v := &verdicts{known: make(map[string]map[string]any)}
-	for pool, typ := range [pools]string{"ip", "domain", "url", "hash", "hash"} {
+	for pool, typ := range typeOf {
 		for i := range perPool {
 			name := value(pool, i)
 			v.known[name] = map[string]any{
