@@ -577,6 +577,11 @@ func (j *journal) prepare() error {
 			j.unsynced = true // their rename must not be lost behind our creation
 		}
 	}
+	if j.cur == nil {
+		if err := j.makeDir(); err != nil { // somebody may have taken the folder as well
+			return err
+		}
+	}
 	if err := j.syncDir(); err != nil {
 		return err
 	}
@@ -660,9 +665,6 @@ func (j *journal) openFile(name string) (*appendFile, error) {
 }
 
 func (j *journal) create() error {
-	if err := j.makeDir(); err != nil {
-		return err
-	}
 	j.unsynced = true // whatever Create says
 	h, err := j.fs.Create(j.path, j.perm)
 	if err != nil {
