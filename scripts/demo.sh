@@ -60,6 +60,6 @@ cat <<END
 
 All events, one a line:   $dir/events.ndjson
 What vtsidecar said:      $dir/vtsidecar.log
-What its own are called:  arcanna.ioc.* (README.md, "The words of a verdict")
+What it added, explained: README.md, "The words of a verdict"
 Next: point a real Beat at it, with a key (README.md, "Set it up with a key").
 END
