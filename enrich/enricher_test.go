@@ -611,33 +611,6 @@ func TestMetricsOfIndicators(t *testing.T) {
 	assert.InDelta(t, 2, b.figure("cache_entries"), 0)
 }
 
-// A batch whose handling panics is not acknowledged, and nothing else suffers.
-func TestAPanicEndsTheBatch(t *testing.T) {
-	var clock sync.Mutex
-	broken := false
-	b := newBench(t, enrich.Config{Now: func() time.Time {
-		clock.Lock()
-		defer clock.Unlock()
-		if broken {
-			panic("the clock of " + ip1)
-		}
-		return time.Now()
-	}}, nil, nil)
-	defer b.close()
-	set := func(v bool) { clock.Lock(); defer clock.Unlock(); broken = v }
-	set(true)
-	budget := &fakeBudget{t: t}
-	out, err := b.run(context.Background(), batch(budget, ipEvent(ip1)))
-	require.Error(t, err)
-	assert.Empty(t, out.lines)
-	assert.NotContains(t, err.Error(), ip1)
-	assert.Equal(t, 1, b.log.count("panicked"))
-	assert.Zero(t, b.log.count(ip1))
-	assert.Zero(t, budget.now())
-	set(false)
-	b.doc(ipEvent(ip1))
-}
-
 // The real quota, on disk: no more requests than it allows.
 func TestWithTheRealQuota(t *testing.T) {
 	q, err := quota.Open(filepath.Join(t.TempDir(), "quota"), quota.Limits{Minute: 2, Day: 100}, time.Now)

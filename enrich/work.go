@@ -58,62 +58,125 @@ type Work struct {
 	asked    int       // indicators of the event that is being scanned that are looked up
 	held     int64     // bytes reserved from the batch's budget
 	err      error     // what ended it; then Next has nothing more
-	tally    [indicator.Hash + 1][results]int
-	cached   [cacheWords]int
+
+	// For panics; see retry.
+	at       int  // event that is being scanned or written, -1: none
+	most     int  // events that the next round takes
+	done     int  // events before it were handed out
+	buried   int  // dead letters before it were handed out
+	blamed   int  // event that is buried, -1: none
+	panicked bool // it was logged
+
+	tally  [indicator.Hash + 1][results]int
+	cached [cacheWords]int
 }
 
 // Enrich begins a batch: from now on answers are waited for, Config.Wait at
 // most for all of it. The batch must stay as it is until Close.
 func (e *Enricher) Enrich(b *event.Batch) *Work {
-	return &Work{e: e, batch: b, deadline: time.Now().Add(e.cfg.Wait)}
+	return &Work{e: e, batch: b, deadline: time.Now().Add(e.cfg.Wait), most: maxRound, blamed: -1}
 }
 
 // Next returns the next portion, or io.EOF behind the last one. Any other error
-// means that the batch cannot be enriched now: none of its events that were not
-// in a portion before may be acknowledged. That is the end of ctx, or a panic
-// over an event: the sender then sends it again, and sees no ack, since an
-// event that is dropped or set aside by a mistake of ours would go unnoticed.
-func (w *Work) Next(ctx context.Context) (p Portion, err error) {
+// means that the batch cannot be enriched now, and none of its events that were
+// not in a portion before may be acknowledged: the sender sends them again.
+//
+// An event whose handling panics goes to the dead letter, whole, and its
+// neighbours are stored: refused for ever, it would keep everything behind it
+// at its sender. A panic that is no event's own is an error.
+func (w *Work) Next(ctx context.Context) (Portion, error) {
 	if w.err != nil {
 		return Portion{}, w.err
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			// The panic's value may quote the event; the stack does not.
-			w.e.cfg.Log.Error("enriching a batch panicked", "stack", string(debug.Stack()))
-			w.s = nil // in an unknown state
-			err = errors.New("enrich: panic over a batch; see the log")
+	for {
+		p, panicked, err := w.portion(ctx)
+		if panicked && w.retry() {
+			continue
 		}
 		if err != nil {
-			p, w.err = Portion{}, err
+			w.err = err
+			return Portion{}, err
+		}
+		return p, nil
+	}
+}
+
+// retry prepares for another try after a panic, with new memory, since what is
+// in the old one is not known. It begins behind what has been handed out and
+// takes one event at first, then twice as many with each portion, so that a
+// batch in which every event panics costs two panics an event and no more. An
+// event that panics in a try of its own is to blame, and is buried in the next.
+// It is false where no event can be blamed.
+func (w *Work) retry() bool {
+	if w.at < 0 || w.blamed >= 0 {
+		return false
+	}
+	if w.most == 1 {
+		w.blamed = w.at
+	}
+	w.most = 1
+	w.forget()
+	w.next = w.done
+	return true
+}
+
+// portion is one try at Next.
+func (w *Work) portion(ctx context.Context) (p Portion, panicked bool, err error) {
+	w.at = -1
+	defer func() {
+		if r := recover(); r != nil {
+			if !w.panicked {
+				// The panic's value may quote the event; the stack does not.
+				w.e.cfg.Log.Error("enriching a batch panicked", "stack", string(debug.Stack()))
+			}
+			w.panicked = true
+			w.s = nil // in an unknown state
+			p, panicked, err = Portion{}, true, errors.New("enrich: panic over a batch; see the log")
 		}
 	}()
 	if err := ctx.Err(); err != nil {
-		return Portion{}, err
+		return Portion{}, false, err
 	}
 	if w.s == nil {
 		if err := w.begin(ctx); err != nil {
-			return Portion{}, err
+			return Portion{}, false, err
 		}
 	}
 	s := w.s
 	s.dead = s.dead[:0]
 	if w.written == len(s.planned) {
 		if w.next == len(w.batch.Events) {
-			return Portion{}, io.EOF
+			return Portion{}, false, io.EOF
 		}
 		if err := w.gather(ctx); err != nil {
-			return Portion{}, err
+			return Portion{}, false, err
 		}
 		if err := w.answers(ctx); err != nil {
-			return Portion{}, err
+			return Portion{}, false, err
 		}
 	}
 	if err := w.write(ctx); err != nil {
-		return Portion{}, err
+		return Portion{}, false, err
 	}
+	w.at = -1
 	w.count()
-	return Portion{Lines: s.lines, Dead: s.dead}, nil
+	w.blamed = -1
+	w.most = min(2*w.most, maxRound)
+	w.buried = max(w.buried, w.next) // a round's are in its first portion
+	if w.done = w.next; w.written < len(s.planned) {
+		w.done = int(s.planned[w.written].index)
+	}
+	return Portion{Lines: s.lines, Dead: s.dead}, false, nil
+}
+
+// forget drops all that the Work knows of its round.
+func (w *Work) forget() {
+	w.s = nil
+	w.written = 0
+	w.batch.Budget.Release(w.held)
+	w.held = 0
+	clear(w.tally[:])
+	clear(w.cached[:])
 }
 
 // Close gives back everything that the Work holds. Portions end with it.
@@ -336,22 +399,24 @@ func (w *Work) gather(ctx context.Context) error {
 	w.written, w.rendered, w.now = 0, 0, w.e.cfg.Now()
 	s.stamp = appendTime(s.stamp[:0], w.now)
 	for w.next < len(w.batch.Events) &&
-		len(s.refs) < maxRoundRefs && len(s.findings) < maxFindings && len(s.planned)+len(s.dead) < maxRound {
+		len(s.refs) < maxRoundRefs && len(s.findings) < maxFindings && len(s.planned)+len(s.dead) < w.most {
 		if w.next%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
+		w.at = w.next
 		if err := w.scan(ctx, &w.batch.Events[w.next]); err != nil {
 			return err
 		}
 		w.next++
 	}
+	w.at = -1
 	return nil
 }
 
 // scan reads one event.
 func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 	s := w.s
-	if ev.Oversize != nil || len(ev.Raw) == 0 {
+	if w.next == w.blamed || ev.Oversize != nil || len(ev.Raw) == 0 {
 		return w.bury(ctx, ev, nil)
 	}
 	// What unescaping may take is known beforehand, and the rest of a Result is bounded.
@@ -399,9 +464,12 @@ func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 	return nil
 }
 
-// bury sets an event aside that cannot be stored. It keeps a piece of the
-// event's own bytes, which stay as long as the batch.
+// bury sets an event aside that cannot be stored. The letter has the event's
+// own bytes, which stay as long as the batch.
 func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
+	if w.next < w.buried && w.next != w.blamed {
+		return nil // in a portion already
+	}
 	s := w.s
 	if err := room(ctx, w, &s.dead, 1); err != nil {
 		return err
@@ -412,6 +480,9 @@ func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
 	case ev.Oversize != nil && ev.Oversize.Length > 0:
 		d.Reason, d.Detail = "oversize", "longer than input.max_event"
 		d.Length, d.SHA256 = ev.Oversize.Length, hex.EncodeToString(ev.Oversize.SHA256[:])
+	case w.next == w.blamed:
+		// Nothing is wrong with it as far as is known, so it is kept whole.
+		d.Reason, d.Detail = "internal_error", "enriching it panicked; the log has the stack"
 	case err == nil:
 		d.Detail, d.Length = "empty event", 0
 	case errors.As(err, &malformed):
@@ -419,7 +490,7 @@ func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
 	default:
 		d.Detail = "not an event"
 	}
-	if len(d.Event) > maxStub {
+	if len(d.Event) > maxStub && w.next != w.blamed {
 		if d.SHA256 == "" {
 			sum := sha256.Sum256(ev.Raw)
 			d.SHA256 = hex.EncodeToString(sum[:])
@@ -867,6 +938,7 @@ func (w *Work) write(ctx context.Context) error {
 	}
 	for w.written < len(s.planned) {
 		p := &s.planned[w.written]
+		w.at = int(p.index)
 		raw := w.batch.Events[p.index].Raw
 		need := len(raw) + 64
 		if !p.kept {

@@ -78,7 +78,7 @@ type Line struct {
 
 // DeadLetter is an event that cannot be stored where it should go.
 type DeadLetter struct {
-	Reason string // "malformed", "oversize"; a metric label, so from a small fixed set
+	Reason string // "malformed", "oversize", "internal_error"; a metric label, so from a small fixed set
 	Detail string // the same in words, never quoting the event
 	Event  []byte // the event's bytes, at most 64 KiB of a malformed or oversized one
 	Length int64  // the event's whole length in bytes
