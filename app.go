@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -45,6 +46,34 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // this version does not have. They are refused by name.
 var notYet = []string{"lookup", "enrich", "backfill", "setup", "export", "cache", "dlq"}
 
+// appHelp and serveHelp are templates of urfave/cli. The program's help fits on
+// a screen; that of serve is the reference.
+func appHelp() string {
+	return `vtsidecar {{.Usage}}.
+
+Usage: vtsidecar [settings] [command]
+
+Commands:
+{{range .VisibleCommands}}  {{.Name}}{{"\t"}}{{.Usage}}
+{{end}}
+The settings that are needed most; vtsidecar serve --help has all of them:
+
+` + configs.Help("config", "path.data", "input.address", "vt.api_key_file", "vt.wait", "output.file.path", "admin.address", "log.level")
+}
+
+func serveHelp() string {
+	return `vtsidecar serve: {{.Usage}}.
+
+Usage: vtsidecar [serve] [settings]
+
+Each setting is a flag (--vt.wait 3s), an environment variable
+(VTSIDECAR_VT_WAIT=3s) and a path in the file named by --config
+(vt: {wait: 3s}). Flags win over the environment, that over the file. Sizes are
+64KiB or 10MB, times 30s or 7d; VALUE,… is a list: commas, or the flag again.
+
+` + configs.Help()
+}
+
 // run is the program: arguments in, exit status out. It ends soon after ctx.
 func run(ctx context.Context, e env) int {
 	app := newApp(&e)
@@ -54,25 +83,36 @@ func run(ctx context.Context, e env) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(e.stderr, "vtsidecar: "+err.Error())
+	fmt.Fprintln(e.stderr, "vtsidecar: "+report(err))
 	var usage usageError
-	if errors.As(err, &usage) {
+	var helpless cli.ExitCoder // help for a command that does not exist
+	if errors.As(err, &usage) || errors.As(err, &helpless) {
 		return exitUsage
 	}
 	return exitFail
 }
 
+// report is an error for people. Many mistakes in the settings stand below one
+// another, none of them behind the program's name.
+func report(err error) string {
+	var mistakes *configs.Errors
+	if !errors.As(err, &mistakes) || len(mistakes.Mistakes) == 1 {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d mistakes in the settings:\n  %s", len(mistakes.Mistakes), strings.ReplaceAll(err.Error(), "\n", "\n  "))
+}
+
 func newApp(e *env) *cli.App {
-	usage := func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+	usage := func(_ *cli.Context, err error, _ bool) error { return usagef("%w; see vtsidecar --help", err) }
 	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
 		return func(c *cli.Context) error { return action(c, *e) }
 	}
 	app := &cli.App{
 		Name:                      "vtsidecar",
 		Usage:                     "enriches events of Beats with VirusTotal's verdicts on their way",
-		UsageText:                 "vtsidecar [settings] [command]\n\nWithout a command the server starts (serve).",
+		CustomAppHelpTemplate:     appHelp(),
 		HideVersion:               true,
-		Flags:                     configs.Flags(),
+		Flags:                     append(configs.Flags(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "what was built"}),
 		DisableSliceFlagSeparator: true,
 		EnableBashCompletion:      true,
 		Reader:                    e.stdin,
@@ -80,19 +120,27 @@ func newApp(e *env) *cli.App {
 		ErrWriter:                 e.stderr,
 		OnUsageError:              usage,
 		ExitErrHandler:            func(*cli.Context, error) {}, // run decides
-		Action:                    with(serveCommand),
+		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				return versionCommand(c, *e)
+			}
+			return serveCommand(c, *e)
+		},
 		Commands: []*cli.Command{
 			{
-				Name: "serve", Usage: "the server (the default)", Flags: configs.Flags(), OnUsageError: usage,
-				Action: with(serveCommand),
+				Name: "serve", Usage: "the server; also what runs without a command", Flags: configs.Flags(), OnUsageError: usage,
+				CustomHelpTemplate: serveHelp(),
+				Action:             with(serveCommand),
 			},
 			sendCommand(e, usage),
 			{
-				Name: "test", Usage: "checks what is configured", Flags: configs.HiddenFlags(), OnUsageError: usage,
+				Name: "test", Usage: "test config: checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
 				Subcommands: []*cli.Command{
 					{
 						Name: "config", Usage: "checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
-						Action: with(testConfigCommand),
+						UsageText:   "vtsidecar test config [settings]",
+						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nWhat it prints can be used as a --config file; secrets are shown as xxxxx.",
+						Action:      with(testConfigCommand),
 					},
 				},
 				Action: func(c *cli.Context) error {

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"vtsidecar/configs"
 	"vtsidecar/internal/vtstandin"
 )
 
@@ -366,6 +367,10 @@ func TestExitStatuses(t *testing.T) {
 		{"version", 0, nil},
 		{"test config", 0, []string{"valid"}},
 		{"--help", 0, nil},
+		{"--version", 0, nil},
+		{"help frobnicate", 2, []string{"frobnicate"}},
+		{"--vt.wait", 2, []string{"vt.wait", "--help"}},
+		{"-x", 2, []string{"-x", "--help"}},
 		{"frobnicate", 2, []string{"frobnicate"}},
 		{"lookup 1.2.3.4", 2, []string{`"lookup" is not in this version`}},
 		{"dlq list", 2, []string{"not in this version"}},
@@ -398,6 +403,32 @@ func TestExitStatuses(t *testing.T) {
 			assert.NotContains(t, p.stderr.String(), "goroutine ", "no stack traces")
 		})
 	}
+}
+
+func TestHelp(t *testing.T) {
+	help := func(args ...string) string {
+		p := start(t, nil, "", args...)
+		require.Zero(t, p.wait(t), p.stderr.String())
+		return p.stdout.String()
+	}
+	short := help("--help")
+	assert.LessOrEqual(t, strings.Count(short, "\n"), 40, "it fits on a screen:\n%s", short)
+	for _, want := range []string{"serve", "send", "test config", "version", "--config", "vtsidecar serve --help"} {
+		assert.Contains(t, short, want)
+	}
+	assert.Equal(t, short, help("help"))
+	assert.Contains(t, help("serve", "--help"), configs.Help())
+	assert.NotContains(t, help("send", "--help"), "--vt.wait")
+}
+
+func TestManyMistakesStandBelowOneAnother(t *testing.T) {
+	p := start(t, nil, "", "--vt.wait=x", "--log.level=y")
+	require.Equal(t, 2, p.wait(t))
+	lines := strings.Split(strings.TrimSuffix(p.stderr.String(), "\n"), "\n")
+	require.Len(t, lines, 3)
+	assert.Equal(t, "vtsidecar: 2 mistakes in the settings:", lines[0])
+	assert.True(t, strings.HasPrefix(lines[1], "  vt.wait (flag): "), lines[1])
+	assert.True(t, strings.HasPrefix(lines[2], "  log.level (flag): "), lines[2])
 }
 
 func TestSettingsFromAllPlaces(t *testing.T) {

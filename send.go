@@ -27,7 +27,7 @@ func sendCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
 	return &cli.Command{
 		Name:         "send",
 		Usage:        "sends NDJSON from files or standard input as a Beat would, and waits for the acks",
-		ArgsUsage:    "[FILE…]",
+		UsageText:    "vtsidecar send --to HOST:PORT [FILE…]",
 		OnUsageError: usage,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`HOST:PORT` of the server"},

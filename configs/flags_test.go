@@ -79,7 +79,7 @@ func TestUnknownFlagsAreAllReported(t *testing.T) {
 	require.Error(t, err)
 	assert.ElementsMatch(t, []string{
 		"--input.adress (flag): is not known: did you mean --input.address?",
-		"--what (flag): is not known: take it out, or see the list of settings in the README",
+		"--what (flag): is not known: take it out, or see vtsidecar serve --help",
 		"--vt.enbled (flag): is not known: did you mean --vt.enabled?",
 		`cache.ttl (flag): "0" is too short: use a duration above 0, at least 1ms`,
 		"ecs.threat (flag): is not in this version: take it out",

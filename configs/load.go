@@ -125,7 +125,7 @@ func unknown(name string, spell func(string) string) string {
 	if n := nearest(name); n != "" {
 		return "is not known: did you mean " + spell(n) + "?"
 	}
-	return "is not known: take it out, or see the list of settings in the README"
+	return "is not known: take it out, or see vtsidecar serve --help"
 }
 
 func index(name string) int {

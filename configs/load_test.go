@@ -306,7 +306,7 @@ whatever: {deep: {deeper: 1}}
 		`output.elasticsearch.hosts (vtsidecar.yml:12): is not in this version: take it out`,
 		`output.elasticsearch.password (vtsidecar.yml:13): is not in this version: take it out`,
 		`log.level (vtsidecar.yml:16): stands here again, first on line 14: keep one`,
-		`whatever (vtsidecar.yml:17): is not known: take it out, or see the list of settings in the README`,
+		`whatever (vtsidecar.yml:17): is not known: take it out, or see vtsidecar serve --help`,
 	}, lines)
 }
 

@@ -1,0 +1,29 @@
+package configs_test
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+
+	"vtsidecar/configs"
+)
+
+func TestHelp(t *testing.T) {
+	help := configs.Help()
+	joined := strings.Join(strings.Fields(help), " ")
+	for _, s := range configs.Settings() {
+		assert.Contains(t, help, "  --"+s.Name)
+		assert.Contains(t, joined, "(default: "+s.Default+")")
+	}
+	for line := range strings.Lines(help) {
+		assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, line)
+	}
+	assert.NotContains(t, help, "`")
+	assert.NotContains(t, help, "ecs.threat", "planned settings are not offered")
+
+	assert.Equal(t, "  --vt.enabled\n      whether VirusTotal is asked at all (default: true)\n"+
+		"  --vt.wait VALUE\n      longest that a batch waits for answers that are on their way (default: 2s)\n",
+		configs.Help("vt.wait", "vt.enabled"))
+}
