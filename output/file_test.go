@@ -320,14 +320,10 @@ func (h touchedHandle) Append(bufs [][]byte) error {
 func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := crashfs.New()
-		f := openFile(t, output.FileConfig{Path: "/events.ndjson", FS: diskFS{disk}})
+		first, gate := make(chan struct{}), make(chan struct{})
+		f := openFile(t, output.FileConfig{Path: "/events.ndjson", FS: gatedFS{diskFS{disk}, first, gate}})
 		var mu sync.Mutex
 		var calls []string
-		first := make(chan struct{})
-		gate := make(chan struct{})
-		slow := gatedFS{diskFS{disk}, first, gate}
-		g := openFile(t, output.FileConfig{Path: "/slow.ndjson", FS: slow})
-		_ = f
 		disk.SetHook(func(op crashfs.Op) crashfs.Fault {
 			mu.Lock()
 			defer mu.Unlock()
@@ -338,7 +334,7 @@ func TestGroupCommit(t *testing.T) {
 		})
 		var wg sync.WaitGroup
 		put := func(ctx context.Context, id int) {
-			wg.Go(func() { assert.NoError(t, g.Store(ctx, linesOf(ids(id, id)))) })
+			wg.Go(func() { assert.NoError(t, f.Store(ctx, linesOf(ids(id, id)))) })
 		}
 		put(background, 0)
 		<-first
@@ -348,14 +344,14 @@ func TestGroupCommit(t *testing.T) {
 		// One that leaves before it is in a group leaves at once, and no trace.
 		leaving, leave := context.WithCancel(background)
 		gone := make(chan error)
-		go func() { gone <- g.Store(leaving, linesOf(ids(99, 99))) }()
+		go func() { gone <- f.Store(leaving, linesOf(ids(99, 99))) }()
 		synctest.Wait()
 		leave()
 		assert.ErrorIs(t, <-gone, context.Canceled)
 		close(gate)
 		wg.Wait()
 		assert.Equal(t, []string{"append", "sync", "append", "sync"}, calls)
-		data, err := disk.ReadFile("/slow.ndjson")
+		data, err := disk.ReadFile("/events.ndjson")
 		require.NoError(t, err)
 		lines := strings.SplitAfter(strings.TrimSuffix(string(data), "\n"), "\n")
 		assert.Len(t, lines, 50)

@@ -1,0 +1,170 @@
+package output_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/crashfs"
+	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
+	"vtsidecar/output"
+)
+
+func openDeadLetter(t *testing.T, cfg output.DeadLetterConfig) *output.DeadLetter {
+	t.Helper()
+	d, err := output.OpenDeadLetter(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, d.Close(background)) })
+	return d
+}
+
+func TestDeadLetterRecord(t *testing.T) {
+	long := strings.Repeat("é", 50000) // 100,000 bytes
+	sum := "5d4d"                      // given by the caller, so kept as it is
+	for name, c := range map[string]struct {
+		letter event.DeadLetter
+		want   map[string]any
+	}{
+		"text": {
+			event.DeadLetter{Reason: "malformed", Detail: "ends early", Event: []byte("{\"a<b>\":\u2028\n"), Length: 13},
+			map[string]any{"reason": "malformed", "detail": "ends early", "event": "{\"a<b>\":\u2028\n", "event_length": 13.0},
+		},
+		"no text": {
+			event.DeadLetter{Reason: "malformed", Event: []byte("{\xff"), Length: 2},
+			map[string]any{"reason": "malformed", "event_base64": base64.StdEncoding.EncodeToString([]byte("{\xff")), "event_length": 2.0},
+		},
+		"empty": {
+			event.DeadLetter{Reason: "malformed"},
+			map[string]any{"reason": "malformed", "event": "", "event_length": 0.0},
+		},
+		"stub cut through a character": {
+			event.DeadLetter{Reason: "oversize", Event: []byte("aé")[:2], Length: 1 << 30, SHA256: sum},
+			map[string]any{"reason": "oversize", "event": "a", "event_length": float64(1 << 30), "event_sha256": sum},
+		},
+		"whole malformed one": {
+			event.DeadLetter{Reason: "malformed", Event: []byte(long), Length: int64(len(long))},
+			map[string]any{"reason": "malformed", "event": long[:64<<10], "event_length": 100000.0,
+				"event_sha256": fmt.Sprintf("%x", sha256.Sum256([]byte(long)))},
+		},
+		"whole refused one": {
+			event.DeadLetter{Reason: "refused", Event: []byte(long), Length: int64(len(long))},
+			map[string]any{"reason": "refused", "event": long, "event_length": 100000.0},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "dead-letter")
+			m := metrics.New("", "", "")
+			now := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.FixedZone("", 3600))
+			d := openDeadLetter(t, output.DeadLetterConfig{Dir: dir, Metrics: m, Now: func() time.Time { return now }})
+			require.NoError(t, d.Store(background, nil))
+			require.NoError(t, d.Store(background, []event.DeadLetter{c.letter, c.letter}))
+			assert.NoError(t, d.Ready())
+			path := filepath.Join(dir, "dead-letter.ndjson")
+			lines := strings.Split(text(t, path), "\n")
+			require.Len(t, lines, 3)
+			assert.Equal(t, lines[0], lines[1])
+			var got map[string]any
+			require.NoError(t, json.Unmarshal([]byte(lines[0]), &got))
+			c.want["@timestamp"], c.want["output"], c.want["status"] = "2026-01-02T02:04:05.006Z", "file", 0.0
+			assert.Equal(t, c.want, got)
+			for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600} {
+				info, err := os.Stat(name)
+				require.NoError(t, err)
+				assert.Equal(t, want, info.Mode().Perm(), name)
+			}
+			assert.Equal(t, 2.0, figure(t, m, "vtsidecar_events_dead_lettered_total", c.letter.Reason))
+			assert.Equal(t, float64(len(text(t, path))), figure(t, m, "vtsidecar_dead_letter_bytes", ""))
+		})
+	}
+}
+
+func malformed(size int) []event.DeadLetter {
+	return []event.DeadLetter{{Reason: "malformed", Event: bytes.Repeat([]byte("x"), size)}}
+}
+
+// TestDeadLetterFull: the bound holds over restarts and over all files, is told
+// at once, and ends when an operator makes room.
+func TestDeadLetterFull(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dead-letter")
+	m := metrics.New("", "", "")
+	var log bytes.Buffer
+	cfg := output.DeadLetterConfig{Dir: dir, MaxBytes: 20000, Metrics: m, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	for range 3 {
+		d, err := output.OpenDeadLetter(cfg)
+		require.NoError(t, err)
+		require.NoError(t, d.Store(background, malformed(5000)))
+		require.NoError(t, d.Close(background))
+	}
+	d := openDeadLetter(t, cfg)
+	before := figure(t, m, "vtsidecar_dead_letter_bytes", "")
+	assert.Greater(t, before, 15000.0)
+	for range 3 {
+		assert.ErrorIs(t, d.Store(background, malformed(5000)), output.ErrDeadLetterFull)
+		assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull)
+	}
+	assert.Equal(t, 1, strings.Count(log.String(), "level="), log.String())
+	assert.Equal(t, before, figure(t, m, "vtsidecar_dead_letter_bytes", ""), "nothing was stored")
+	require.NoError(t, d.Store(background, malformed(100)), "what fits is stored")
+	assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull, "and that is no room")
+
+	old := names(t, dir, "dead-letter-*.ndjson")
+	require.NotEmpty(t, old, "nothing could be removed one by one")
+	require.NoError(t, os.Remove(old[0]))
+	assert.NoError(t, d.Ready())
+	require.NoError(t, d.Store(background, malformed(5000)))
+	assert.Equal(t, 2, strings.Count(log.String(), "level="), log.String())
+
+	// All of it, with the folder.
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, d.Store(background, malformed(9000)))
+	require.NoError(t, d.Store(background, malformed(9000)))
+
+	// What can never fit does not keep an empty one unready.
+	assert.ErrorIs(t, d.Store(background, malformed(30000)), output.ErrDeadLetterFull)
+	require.Error(t, d.Ready())
+	require.NoError(t, os.RemoveAll(dir))
+	assert.NoError(t, d.Ready())
+}
+
+// TestDeadLetterOnAFullDisk waits, as the file does.
+func TestDeadLetterOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := crashfs.New()
+		m := metrics.New("", "", "")
+		d := openDeadLetter(t, output.DeadLetterConfig{Dir: "/d", FS: diskFS{disk}, Metrics: m})
+		disk.SetLimit(1)
+		ctx, cancel := context.WithTimeout(background, time.Minute)
+		defer cancel()
+		assert.ErrorIs(t, d.Store(ctx, malformed(10)), context.DeadlineExceeded)
+		assert.ErrorIs(t, d.Ready(), syscall.ENOSPC)
+		assert.Contains(t, d.Ready().Error(), "path.data")
+		disk.SetLimit(0)
+		require.NoError(t, d.Store(background, malformed(10)))
+		assert.NoError(t, d.Ready())
+		assert.Equal(t, 1.0, figure(t, m, "vtsidecar_events_dead_lettered_total", "malformed"))
+		assert.Zero(t, figure(t, m, "vtsidecar_output_retries_total", "no_space"), "the dead letter is not the output")
+	})
+}
+
+func TestDeadLetterRefusesAFileForAFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "dead-letter")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: file})
+	require.ErrorContains(t, err, "path.data: ")
+	assert.ErrorContains(t, err, file)
+}
