@@ -45,13 +45,18 @@ type subject struct {
 	output  string // glob of what it writes, in its folder
 }
 
+const (
+	wholePath = "whole path: vtsidecar to a file"
+	aPeer     = "peer: go-lumber, maps, encode, buffered file, no fsync"
+)
+
 var subjects = []subject{
 	{name: "floor: read, inflate (standard zlib), cut, count, ack", share: 1, command: self("floor")},
 	{name: "go-lumber v0.2.0, raw bytes, discarded", share: 1, command: self("go-lumber")},
 	{name: "wire to window: vtsidecar's server, nobody behind it", target: 1.2, share: 1, command: self("wire")},
-	{name: "whole path: vtsidecar to a file", target: 2.5, share: 1, command: program, output: "out/events*.ndjson"},
+	{name: wholePath, target: 2.5, share: 1, command: program, output: "out/events*.ndjson"},
 	{name: "for comparison: the floor, writing as much with fsync", share: 1, command: self("floor-file", "floor.out")},
-	{name: "peer: go-lumber, maps, encode, buffered file, no fsync", share: 4, command: self("peer", "peer.ndjson"), output: "peer.ndjson"},
+	{name: aPeer, share: 4, command: self("peer", "peer.ndjson"), output: "peer.ndjson"},
 }
 
 // self is this binary as a server; files are in the run's folder.
@@ -288,6 +293,11 @@ func (h *harness) report() {
 		fmt.Printf("%-58s %6.2f (%6.2f to %6.2f) %6.2f %11.0f %8.0f %8.0f %7.2f%s\n", s.name,
 			median(cpu), slices.Min(cpu), slices.Max(cpu), median(sys), median(rate), median(rss), median(out), median(ratio), target)
 	}
+	var ofPeer []float64
+	for i, m := range h.results[wholePath] {
+		ofPeer = append(ofPeer, m.cpu/h.results[aPeer][i].cpu)
+	}
+	fmt.Printf("\nThe whole path costs %.2f of what the peer costs (target: at most 0.17).", median(ofPeer))
 	fmt.Printf("\nMedians of %d rounds; target for RSS of the whole path: at most 128 MiB. Every written event was counted.\nThe system's share of those that write depends on the disk: see -dir.\n", h.rounds)
 }
 
