@@ -1,15 +1,15 @@
 // Command demo shows what an output file of the program holds: one line for
-// each event, then the first malicious event in full, indented and otherwise
-// as it stands in the file. It prints nothing when no event is malicious.
+// each event, then the first malicious event in full, laid out for people and
+// otherwise as it stands in the file. It prints nothing when no event is malicious.
 package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -19,7 +19,7 @@ func main() {
 }
 
 func show(in io.Reader, out io.Writer) error {
-	var list, full bytes.Buffer
+	var list, full strings.Builder
 	for r := bufio.NewReader(in); ; {
 		line, err := r.ReadBytes('\n')
 		if err == io.EOF {
@@ -42,14 +42,16 @@ func show(in io.Reader, out io.Writer) error {
 		ioc := event.Arcanna.IOC
 		fmt.Fprintf(&list, "  %-11s %s\n", ioc.Global.Result, ioc.Global.Explanation)
 		if ioc.IsMalicious && full.Len() == 0 {
-			if err := json.Indent(&full, bytes.TrimSpace(line), "  ", "  "); err != nil {
-				return err
+			text, err := layout(line, "  ", 2)
+			if err != nil {
+				return fmt.Errorf("a line of the output: %w", err)
 			}
+			full.WriteString(text)
 		}
 	}
 	if full.Len() == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(out, "What became of each event:\n\n%s\nThe first malicious one, as it stands in the file:\n\n  %s\n", list.Bytes(), full.Bytes())
+	_, err := fmt.Fprintf(out, "What became of each event:\n\n%s\nThe first malicious one, in full:\n\n  %s\n", list.String(), full.String())
 	return err
 }

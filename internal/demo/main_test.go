@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -29,4 +30,24 @@ func TestShow(t *testing.T) {
 		})
 	}
 	assert.Error(t, show(strings.NewReader("no JSON\n"), new(strings.Builder)))
+}
+
+func TestLayout(t *testing.T) {
+	long := strings.Repeat("x", 60)
+	for _, tt := range []struct{ name, in, want string }{
+		{"scalar", ` 1.50 `, "1.50"},
+		{"short", `{"a":[1,{"b":"\u00e9"}],"c":{},"d":[]}`, `{"a": [1, {"b": "\u00e9"}], "c": {}, "d": []}`},
+		{"long object", `{"a":"` + long + `","\u0062":"` + long + `"}`, "{\n  \"a\": \"" + long + "\",\n  \"\\u0062\": \"" + long + "\"\n}"},
+		{"long list of objects", `[{"a":"` + long + `"},{"b":"` + long + `"}]`, "[\n  {\"a\": \"" + long + "\"},\n  {\"b\": \"" + long + "\"}\n]"},
+		{"long list is filled", `["` + long + `",1,2,"` + long + `"]`, "[\n  \"" + long + "\", 1, 2,\n  \"" + long + "\"\n]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := layout(json.RawMessage(tt.in), "", 0)
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got)
+			assert.JSONEq(t, tt.in, got)
+		})
+	}
+	_, err := layout(json.RawMessage(`{"a":`), "", 0)
+	assert.Error(t, err)
 }
