@@ -20,13 +20,11 @@ func Flags() []cli.Flag { return makeFlags(false) }
 func HiddenFlags() []cli.Flag { return makeFlags(true) }
 
 func makeFlags(hide bool) []cli.Flag {
-	flags := make([]cli.Flag, 0, len(table)+len(later))
+	// Planned settings are no flags, or the shell would complete them. They are
+	// refused like other unknown names, in words of their own.
+	flags := make([]cli.Flag, 0, len(table))
 	for i := range table {
 		flags = append(flags, &settingFlag{Setting: table[i].public(), hidden: hide})
-	}
-	// Known to the command line, so that Load can say that they come later.
-	for _, name := range later {
-		flags = append(flags, &settingFlag{Setting: Setting{Name: name}, hidden: true})
 	}
 	return flags
 }
@@ -88,7 +86,7 @@ func FromContext(c *cli.Context) []Value {
 		}
 		for _, name := range ctx.LocalFlagNames() {
 			texts, ok := ctx.Value(name).([]string)
-			if !ok || find(name) == nil && !isLater(name) {
+			if !ok || find(name) == nil {
 				continue
 			}
 			for _, t := range texts {

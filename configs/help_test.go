@@ -27,3 +27,16 @@ func TestHelp(t *testing.T) {
 		"  --vt.wait VALUE\n      longest that a batch waits for answers that are on their way (default: 2s)\n",
 		configs.Help("vt.wait", "vt.enabled"))
 }
+
+// What the shell completes is what this version has.
+func TestPlannedSettingsAreNoFlags(t *testing.T) {
+	known := map[string]bool{}
+	for _, s := range configs.Settings() {
+		known[s.Name] = true
+	}
+	for _, f := range append(configs.Flags(), configs.HiddenFlags()...) {
+		for _, name := range f.Names() {
+			assert.True(t, known[name], name)
+		}
+	}
+}
