@@ -33,6 +33,7 @@ type Op struct {
 	Kind string // "mkdir", "create", "open", "lstat", "stat", "readdir", "read", "append", "truncate", "rewrite", "sync", "rename", "remove", "syncdir"
 	Name string // the file's or folder's name at the time of the call
 	Size int    // bytes of an append
+	File *int   // of a call on an open file: the same for all handles of one file
 
 	// Of a call on an open file, the call on the same handle before it ("open" and
 	// "create" too, reads not). Of a syncdir, the last change of that folder since
@@ -527,7 +528,7 @@ type Handle struct {
 
 // enter is FS.enter for a call on a file. The caller holds mu.
 func (h *Handle) enter(kind string, size int) (Fault, error) {
-	op := Op{Kind: kind, Name: h.name, Size: size, Last: h.last}
+	op := Op{Kind: kind, Name: h.name, Size: size, File: h.n.id, Last: h.last}
 	if op.Change() {
 		h.last = kind
 	}
