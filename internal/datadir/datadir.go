@@ -44,14 +44,11 @@ func Open(path string) (*Dir, error) {
 	if err := lock(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("path.data %s is in use by %s", path, holder(f))
+			return nil, fmt.Errorf("path.data %s is in use by %s: stop that server, or give this one a folder of its own", path, holder(f))
 		}
 		return nil, fmt.Errorf("path.data: lock %s: %w", f.Name(), err)
 	}
-	if err := sign(f); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("path.data: %w", err)
-	}
+	sign(f)
 	return &Dir{path: path, lock: f}, nil
 }
 
@@ -67,11 +64,10 @@ func (d *Dir) Close() error {
 }
 
 // sign writes this process's number for those who find the folder locked. It is
-// for people, so it is not synced, and one write replaces it: the number is
-// padded to one length.
-func sign(f *os.File) error {
-	_, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0)
-	return err
+// for people: not synced, and a full disk may keep it out without stopping us.
+// It is padded to one length, so that one write replaces the number before.
+func sign(f *os.File) {
+	f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0)
 }
 
 // holder names the process that has the lock, as well as it is known: it may

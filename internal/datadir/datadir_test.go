@@ -61,7 +61,7 @@ func TestSecondServerIsRefused(t *testing.T) {
 	require.Equal(t, "true\n", line)
 
 	_, err = datadir.Open(path)
-	require.EqualError(t, err, fmt.Sprintf("path.data %s is in use by process %d", path, other.Process.Pid))
+	require.EqualError(t, err, fmt.Sprintf("path.data %s is in use by process %d: stop that server, or give this one a folder of its own", path, other.Process.Pid))
 
 	// kill -9 gives it free.
 	require.NoError(t, other.Process.Kill())
