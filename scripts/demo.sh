@@ -9,7 +9,7 @@ finish() {
   local status=$?
   trap - EXIT INT TERM
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait
+  wait "${pids[@]}" 2>/dev/null || true
   [ $status = 0 ] || echo "The demonstration did not work out. What the programs said: $dir/*.log" >&2
   exit $status
 }
@@ -20,7 +20,8 @@ trap 'exit 130' INT TERM
 started() {
   local log=$dir/$1.log
   shift
-  "$@" 2>"$log" &
+  : >"$log"
+  "$@" 2>>"$log" &
   pids+=($!)
   for _ in {1..200}; do
     address=$(sed -n 's/.*address=\([0-9.]*:[0-9]*\).*/\1/p;T;q' "$log")
