@@ -780,3 +780,21 @@ func TestRules(t *testing.T) {
 		})
 	}
 }
+
+// Of two requests at a time the first is told that the day's quota is used up,
+// and the second still gets its answer: nobody waits for the first then.
+func TestNobodyWaitsForARequestThatWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		source.say(ip1, reply{err: failure(enrich.Exhausted, 20*time.Hour), after: 100 * time.Millisecond})
+		source.say(ip2, reply{answer: flagged(9, 0, day), after: 200 * time.Millisecond})
+		b := newBench(t, enrich.Config{Wait: 2 * time.Second, Workers: 2}, source, &fakeQuota{window: "day", left: 100})
+		defer b.close()
+		docs := b.docs(ipEvent(ip1), ipEvent(ip2))
+		assert.Equal(t, "quota unknown", docs[0].word("source.ip"))
+		assert.Equal(t, "found malicious", docs[1].word("source.ip"))
+		began := time.Now()
+		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip1)).word("source.ip"))
+		assert.Zero(t, time.Since(began))
+	})
+}

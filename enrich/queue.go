@@ -53,6 +53,7 @@ type request struct {
 	key    string // in the cache
 	flight *cache.Flight[*Answer]
 	seq    uint64 // place in the order of arrival
+	waits  bool   // no worker has it; guarded by queue.mu
 	probe  bool   // the one request that tries whether the source is well again; its worker's
 }
 
@@ -184,6 +185,7 @@ func (q *queue) ask(ind Indicator, key string) (f *cache.Flight[*Answer], joined
 	default:
 		r.seq = q.arrived
 		q.arrived++
+		r.waits = true
 		q.waiting.push(r)
 		q.byKey[key] = r
 		q.bytes += r.size()
@@ -233,7 +235,7 @@ func (q *queue) place(key string) (seq uint64, waiting bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	r := q.byKey[key]
-	if r == nil || r.seq < q.taken {
+	if r == nil || !r.waits {
 		return 0, false
 	}
 	return r.seq, true
@@ -290,6 +292,7 @@ func (q *queue) next() *request {
 		}
 		if q.waiting.len() > 0 && q.admit() {
 			r := q.waiting.pop()
+			r.waits = false
 			r.probe = q.probing && q.sick != well
 			q.taken++
 			q.bytes -= r.size()
@@ -348,6 +351,7 @@ func (q *queue) back(r *request) {
 		r.probe, q.probing = false, false
 	}
 	q.taken--
+	r.waits = true
 	q.waiting.unpop(r)
 	q.bytes += r.size()
 	q.metrics.VTQueueLength.Set(float64(q.waiting.len()))
