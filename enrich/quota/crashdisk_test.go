@@ -24,6 +24,8 @@ type crashDisk struct {
 	asCrash     bool
 	keepFailing bool
 	crashed     bool
+
+	onSync func() // nil: nothing
 }
 
 type inode struct {
@@ -154,6 +156,9 @@ func (f *crashFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *crashFile) Sync() error {
+	if f.d.onSync != nil {
+		f.d.onSync()
+	}
 	if f.f.bad {
 		f.d.t.Error("synced again after a failed sync")
 	}

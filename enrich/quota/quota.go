@@ -18,7 +18,9 @@ package quota
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,6 +74,8 @@ type Quota struct {
 	now    func() time.Time
 	limits Limits // constant
 	block  int64  // most requests put on disk ahead of their use; constant
+
+	before atomic.Pointer[map[string]int] // what was left before the last save; the map is constant
 
 	mu     sync.Mutex
 	file   *stateFile // guarded by mu
@@ -212,12 +216,20 @@ func (q *Quota) Spent(window string, until time.Time) error {
 }
 
 // Left is how many requests remain now in each limited window ("minute", "day",
-// "month").
+// "month"). It never waits for the disk: while something is being put there it
+// is what was left just before.
 func (q *Quota) Left() map[string]int {
-	q.mu.Lock()
+	if !q.mu.TryLock() {
+		return maps.Clone(*q.before.Load())
+	}
 	defer q.mu.Unlock()
 	t := q.now()
 	q.roll(t)
+	return q.remaining(t)
+}
+
+// remaining is what Left says at t, up to which the windows were brought. With mu.
+func (q *Quota) remaining(t time.Time) map[string]int {
 	left := make(map[string]int, 3)
 	put := func(name string, limit int, used int64, spent time.Time) {
 		switch {
@@ -247,8 +259,11 @@ func (q *Quota) Close() error {
 	return errors.Join(q.save(0), q.file.close())
 }
 
-// save makes the state durable with n more requests counted than happened.
+// save makes the state durable with n more requests counted than happened. mu
+// is held meanwhile, as long as the disk takes.
 func (q *Quota) save(n int64) error {
+	left := q.remaining(q.now())
+	q.before.Store(&left)
 	s := q.st
 	s.ahead = n
 	s.day.used += n

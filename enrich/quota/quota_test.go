@@ -548,3 +548,28 @@ func BenchmarkTake(b *testing.B) {
 		})
 	}
 }
+
+// A disk that hangs holds up requests, and nobody who only asks what is left.
+func TestLeftDoesNotWaitForTheDisk(t *testing.T) {
+	d := newCrashDisk(t)
+	q, err := open(d, "/data/q", Limits{Minute: 4, Day: 10}, (&clock{t: noon}).now)
+	require.NoError(t, err)
+	defer q.Close()
+	take(t, q, true)
+	for name, call := range map[string]func(){
+		"take":  func() { _, _, _, _ = q.Take() },
+		"spent": func() { _ = q.Spent(Month, noon) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hangs, goesOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			before := q.Left()
+			d.onSync = func() { close(hangs); <-goesOn }
+			go func() { defer close(done); call() }()
+			<-hangs
+			assert.Equal(t, before, q.Left())
+			close(goesOn)
+			<-done
+			d.onSync = nil
+		})
+	}
+}
