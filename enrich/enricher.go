@@ -188,8 +188,8 @@ func (e *Enricher) Close(ctx context.Context) error {
 
 // name is where a part stands under arcanna.ioc.
 type name struct {
-	text string // as configured: "source.ip"
-	// quoted and inside are text as a JSON string, with and without its quotes.
+	// quoted and inside are the name ("source.ip") as a JSON string, with and
+	// without its quotes.
 	quoted, inside string
 	// open are the beginnings of the objects that the part stands in, the last
 	// of which is the part itself: `"source":{`, `"ip":`.
@@ -201,13 +201,12 @@ type name struct {
 // arrange makes the names of the fields, in the order in which a document that
 // opens each object only once has them.
 func arrange(specs []indicator.FieldSpec) ([]name, []field, error) {
+	if err := errors.Join(indicator.CheckFields(specs)...); err != nil {
+		return nil, nil, err
+	}
 	var paths [][]string
 	for _, s := range specs {
-		n := s.Name
-		if n == "" {
-			n = s.Path
-		}
-		paths = append(paths, strings.Split(n, "."))
+		paths = append(paths, strings.Split(s.Name, "."))
 	}
 	order := slices.Clone(paths)
 	slices.SortFunc(order, slices.Compare)
@@ -218,16 +217,9 @@ func arrange(specs []indicator.FieldSpec) ([]name, []field, error) {
 	names := make([]name, len(order))
 	for i, segments := range order {
 		n := &names[i]
-		n.text = strings.Join(segments, ".")
-		n.inside = inside(n.text)
+		n.inside = inside(strings.Join(segments, "."))
 		n.quoted = `"` + n.inside + `"`
-		if slices.Contains(reserved, segments[0]) {
-			return nil, nil, fmt.Errorf("the name %q begins with a reserved word", n.text)
-		}
 		for j, s := range segments {
-			if s == "" {
-				return nil, nil, fmt.Errorf("the name %q has an empty part", n.text)
-			}
 			text := `"` + inside(s) + `":`
 			if j < len(segments)-1 {
 				text += "{"
@@ -241,9 +233,6 @@ func arrange(specs []indicator.FieldSpec) ([]name, []field, error) {
 		for n.shared < min(len(before), len(segments)) && before[n.shared] == segments[n.shared] {
 			n.shared++
 		}
-		if n.shared == len(before) {
-			return nil, nil, fmt.Errorf("the name %q stands within %q", n.text, names[i-1].text)
-		}
 	}
 	fields := make([]field, len(specs))
 	for i, s := range specs {
@@ -252,9 +241,6 @@ func arrange(specs []indicator.FieldSpec) ([]name, []field, error) {
 	}
 	return names, fields, nil
 }
-
-// reserved are the words of arcanna.ioc that no name begins with.
-var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
 
 // inside is s as the inside of a JSON string.
 func inside(s string) string {

@@ -35,25 +35,6 @@ var (
 // reserved are the words of arcanna.ioc that no part may be named after.
 var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
 
-// DefaultFields is the setting fields where nothing is set: what Winlogbeat
-// and Filebeat put on the wire.
-func DefaultFields() []string {
-	return []string{
-		"process.hash:hash@high",
-		"file.hash:hash@high",
-		"email.attachments.file.hash:hash@high",
-		"winlog.event_data.Hashes:hash@high=sysmon.hash",
-		"url.full:url",
-		"dns.question.name:domain",
-		"winlog.event_data.QueryName:domain=dns.question.name",
-		"tls.client.server_name:domain",
-		"destination.ip:ip",
-		"winlog.event_data.DestinationIp:ip=destination.ip",
-		"source.ip:ip@low",
-		"winlog.event_data.IpAddress:ip@low=source.ip",
-	}
-}
-
 // ParseField parses PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME].
 // Without a kind it is auto, without a priority normal, without a NAME the PATH.
 // A key that begins with @, as in @metadata, is no priority.
