@@ -70,6 +70,13 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	for _, warning := range cfg.Warnings {
 		log.Warn(warning)
 	}
+	v, _, _ := build()
+	log.Info("starting", "service.version", v, "path.data", cfg.DataDir, "output.file.path", cfg.OutputFile.Path)
+	defer func() {
+		if err == nil { // run says what went wrong
+			log.Info("stopped; all that was in flight was settled")
+		}
+	}()
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit(cfg)))
 	atExit := func(what string, f func() error) {
 		if e := f(); e != nil {
@@ -97,7 +104,6 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	// in as they are opened.
 	var ready readiness
 	if cfg.AdminAddress != "" {
-		v, _, _ := build()
 		host, _, _ := net.SplitHostPort(cfg.AdminAddress)
 		listener, err := net.Listen("tcp", cfg.AdminAddress)
 		if err != nil {
