@@ -798,3 +798,29 @@ func TestNobodyWaitsForARequestThatWentBack(t *testing.T) {
 		assert.Zero(t, time.Since(began))
 	})
 }
+
+// How long the queue is counts when it matters, not when the batch began to
+// wait: the queue has moved on since.
+func TestTheQueueMovesOnWhileABatchWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		ip := func(i int) string { return fmt.Sprintf("203.0.113.%d", i) }
+		for i := range 100 {
+			source.say(ip(i), reply{answer: flagged(9, 0, day), after: 100 * time.Millisecond})
+		}
+		b := newBench(t, enrich.Config{Wait: 2 * time.Second, Workers: 1}, source, nil)
+		defer b.close()
+		b.doc(ipEvent(ip(99))) // learns how long a request takes
+		var others []string
+		for i := range 15 {
+			others = append(others, ipEvent(ip(i)))
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); b.docs(others...) }()
+		synctest.Wait()
+		docs := b.docs(ipEvent(ip(13)), ipEvent(ip(50))) // answered after 1.4 s and 1.6 s
+		assert.Equal(t, "found malicious", docs[0].word("source.ip"))
+		assert.Equal(t, "found malicious", docs[1].word("source.ip"))
+		<-done
+	})
+}

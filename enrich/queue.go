@@ -229,16 +229,16 @@ func (q *queue) look() outlook {
 // forever is later than any deadline.
 var forever = time.Unix(1<<40, 0)
 
-// place is where key's request stands in the order of arrival; not waiting: it
-// is being looked up, or was.
-func (q *queue) place(key string) (seq uint64, waiting bool) {
+// place is where key's request stands: in the order of arrival, and behind how
+// many others now. Not waiting: it is being looked up, or was.
+func (q *queue) place(key string) (seq uint64, ahead int, waiting bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	r := q.byKey[key]
 	if r == nil || !r.waits {
-		return 0, false
+		return 0, 0, false
 	}
-	return r.seq, true
+	return r.seq, int(r.seq - min(r.seq, q.taken)), true
 }
 
 // room is how many requests there is quota for; negative: no limit.

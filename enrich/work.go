@@ -876,18 +876,17 @@ func (w *Work) await(ctx context.Context, q *queue) error {
 // outlook says whether it is of no use to wait for key's answer, and what its
 // status is as long as there is none.
 func (w *Work) outlook(q *queue, o *outlook, key string) (hopeless bool, st status) {
-	seq, waiting := q.place(key)
+	seq, ahead, waiting := q.place(key)
 	if !waiting { // it is being asked
 		return false, statusPending
 	}
-	ahead := int(seq - min(seq, o.taken)) // at the time of the outlook
 	left := time.Until(w.deadline)
 	switch {
 	case o.status == statusUnavailable:
 		return true, o.status
 	case o.status == statusQuota:
 		return o.until.Sub(q.now()) > left || ahead >= q.workers, o.status
-	case o.room >= 0 && ahead >= o.room:
+	case o.room >= 0 && int(seq-min(seq, o.taken)) >= o.room: // both at the time of the outlook
 		return true, statusQuota
 	}
 	return time.Duration(ahead/q.workers)*o.took > left, statusPending
