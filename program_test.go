@@ -345,6 +345,7 @@ func TestAdmin(t *testing.T) {
 		`vtsidecar_vt_requests_total{code="200"} 1`, "vtsidecar_cache_entries 1", "vtsidecar_build_info{", "go_goroutines",
 		`vtsidecar_vt_quota_remaining{window="day"} 499`, "vtsidecar_vt_queue_length 0", "vtsidecar_batch_duration_seconds_count 1",
 		"vtsidecar_inflight_bytes 0", "vtsidecar_vt_request_duration_seconds_count 1",
+		`vtsidecar_events_dead_lettered_total{reason="malformed"} 0`, `vtsidecar_events_dead_lettered_total{reason="oversize"} 0`,
 	} {
 		assert.Contains(t, body, line)
 	}

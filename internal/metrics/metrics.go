@@ -84,6 +84,10 @@ func New(version, revision, goVersion string) *Set {
 		OutputUp:           gauge("output_up", "1 while the output takes events, else 0."),
 		DeadLetterBytes:    gauge("dead_letter_bytes", "Bytes in the dead letter."),
 	}
+	// An alert on increase() does not see a series that begins at 1.
+	for _, reason := range []string{"malformed", "oversize", "internal_error"} {
+		s.EventsDeadLettered.WithLabelValues(reason)
+	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vtsidecar_build_info", Help: "Always 1; its labels tell what was built."}, []string{"version", "revision", "goversion"})
 	info.WithLabelValues(version, revision, goVersion).Set(1)
 
