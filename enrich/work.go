@@ -228,12 +228,19 @@ func newScratch() *scratch {
 
 // forget lets go of what the memory points to.
 func (s *scratch) forget() {
-	clear(s.findings)
-	clear(s.planned)
-	clear(s.waits)
+	s.forgetRound()
 	clear(s.dead[:cap(s.dead)])
 	clear(s.members[:cap(s.members)])
 	clear(s.result.Values[:cap(s.result.Values)])
+}
+
+// forgetRound empties what holds answers, plans and flights: a later round may
+// not reach what an earlier one has left there.
+func (s *scratch) forgetRound() {
+	clear(s.findings)
+	clear(s.planned)
+	clear(s.waits)
+	s.findings, s.planned, s.waits = s.findings[:0], s.planned[:0], s.waits[:0]
 }
 
 // size is how many bytes s holds.
@@ -384,14 +391,14 @@ func (w *Work) begin(ctx context.Context) error {
 		return err // what was taken is garbage; the next one makes its own
 	}
 	w.s = s
-	s.planned = s.planned[:0]
 	return nil
 }
 
 // gather scans the events of a round.
 func (w *Work) gather(ctx context.Context) error {
 	s := w.s
-	s.planned, s.refs, s.findings, s.text, s.memos, s.waits = s.planned[:0], s.refs[:0], s.findings[:0], s.text[:0], s.memos[:0], s.waits[:0]
+	s.forgetRound()
+	s.refs, s.text, s.memos = s.refs[:0], s.text[:0], s.memos[:0]
 	s.known.reset()
 	s.memo.reset()
 	s.bodies = s.bodies[:0]
@@ -864,9 +871,13 @@ func (w *Work) await(ctx context.Context, q *queue) error {
 			}
 			break
 		}
+	}
+	// All of them, since what seemed hopeless may have come meanwhile.
+	for i := range s.waits {
+		wt := &s.waits[i]
 		select {
 		case <-wt.flight.Done():
-			w.answered(f, wt)
+			w.answered(&s.findings[wt.finding], wt)
 		default:
 		}
 	}
