@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	lumber "github.com/elastic/go-lumber/client/v2"
@@ -67,6 +68,9 @@ func send(c *cli.Context, e env) error {
 
 	client, err := dial(c.Context, to, tlsConfig, lumber.CompressionLevel(level), lumber.Timeout(c.Duration("timeout")),
 		lumber.JSONEncoder(func(v any) ([]byte, error) { return v.([]byte), nil }))
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("connect to %s: %w; start the server first, or see its address=", to, err)
+	}
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", to, err)
 	}

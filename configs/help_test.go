@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"vtsidecar/configs"
 )
@@ -39,4 +40,9 @@ func TestPlannedSettingsAreNoFlags(t *testing.T) {
 			assert.True(t, known[name], name)
 		}
 	}
+}
+
+func TestTabsInTheFile(t *testing.T) {
+	_, err := configs.Load(sources(nil, nil, "vt:\n\twait: 3s\n", nil))
+	require.ErrorContains(t, err, "with spaces, not tabs")
 }

@@ -77,7 +77,11 @@ func readYAML(file string, data []byte, mistake func(name, where, text string)) 
 
 // yamlProblem is the library's words without what they quote from the file.
 func yamlProblem(err error) string {
-	return anchorName.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "$1")
+	text := anchorName.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "$1")
+	if strings.Contains(text, "cannot start any token") {
+		text += ": indent with spaces, not tabs, and put a text that begins with @, % or a backquote into quotes"
+	}
+	return text
 }
 
 func (t *tree) place(n *yaml.Node) string { return fmt.Sprintf("%s:%d", t.file, n.Line) }
