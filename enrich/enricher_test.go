@@ -831,23 +831,23 @@ func TestAnAnswerThatComesSoonerThanExpected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource(t)
 		ip := func(i int) string { return fmt.Sprintf("203.0.113.%d", i) }
-		source.say(ip(99), reply{answer: flagged(9, 0, day), after: 10 * time.Second})
+		source.say(ip(99), reply{answer: flagged(9, 0, day), after: 5 * time.Second})
 		source.say(ip(0), reply{answer: flagged(9, 0, day), after: 1500 * time.Millisecond})
 		var others []string
-		for i := range 6 {
+		for i := range 8 {
 			if i > 0 {
 				source.say(ip(i), reply{answer: flagged(9, 0, day), after: 100 * time.Millisecond})
 			}
 			others = append(others, ipEvent(ip(i)))
 		}
-		b := newBench(t, enrich.Config{Wait: 19 * time.Second, Workers: 2}, source, nil)
+		b := newBench(t, enrich.Config{Wait: 6 * time.Second, Workers: 2}, source, nil)
 		defer b.close()
-		b.doc(ipEvent(ip(99))) // learns that a request takes ten seconds
+		b.doc(ipEvent(ip(99))) // learns that a request takes five seconds
 		done := make(chan struct{})
 		go func() { defer close(done); b.docs(others...) }()
 		synctest.Wait()
 		began := time.Now()
-		docs := b.docs(ipEvent(ip(5)), ipEvent(ip(0))) // the first would have to wait for two times ten seconds
+		docs := b.docs(ipEvent(ip(7)), ipEvent(ip(0))) // the first would have to wait for two times five seconds
 		assert.Equal(t, "found malicious", docs[0].word("source.ip"))
 		assert.Equal(t, "found malicious", docs[1].word("source.ip"))
 		assert.Equal(t, 1500*time.Millisecond, time.Since(began))
