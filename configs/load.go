@@ -28,10 +28,6 @@ type Input struct {
 	// CheckFields says what is wrong with the elements of fields. It is given
 	// by the caller because only the enrichment knows what a field is. nil: no check.
 	CheckFields func([]string) []error
-
-	// Checks are further rules over the whole, made when all values parsed. A
-	// Mistake needs a Name and a Text; where it stands is filled in.
-	Checks []func(*Config) []Mistake
 }
 
 // EffectiveSetting is what holds for one setting, and why.
@@ -97,7 +93,7 @@ func Load(in Input) (*Config, error) {
 	l.listing()
 	l.contradictions()
 	l.files()
-	l.outsideChecks()
+	l.checkFields()
 	if len(l.mistakes) > 0 {
 		return nil, &Errors{Mistakes: l.mistakes}
 	}
@@ -399,23 +395,11 @@ func (l *loader) contradictions() {
 	}
 }
 
-// outsideChecks asks those who know what a room understands.
-func (l *loader) outsideChecks() {
+// checkFields asks those who know what a field is.
+func (l *loader) checkFields() {
 	if l.in.CheckFields != nil && !l.bad["fields"] {
 		for _, err := range l.in.CheckFields(slices.Clone(l.cfg.Fields)) {
 			l.wrong("fields", err.Error())
-		}
-	}
-	// A rule over the whole would only repeat what is wrong already.
-	if len(l.mistakes) > 0 {
-		return
-	}
-	for _, check := range l.in.Checks {
-		for _, m := range check(l.cfg) {
-			if m.Where == "" {
-				m.Where = l.where(m.Name)
-			}
-			l.mistake(m.Name, m.Where, m.Text)
 		}
 	}
 }

@@ -493,7 +493,7 @@ func TestSkipFile(t *testing.T) {
 	}, lines)
 }
 
-func TestOutsideChecks(t *testing.T) {
+func TestFieldsAreCheckedByTheCaller(t *testing.T) {
 	in := sources([]string{"fields=a:what,b"}, nil, "cache.ttl: nonsense", nil)
 	in.CheckFields = func(fields []string) []error {
 		assert.Equal(t, []string{"a:what", "b"}, fields)
@@ -503,12 +503,6 @@ func TestOutsideChecks(t *testing.T) {
 	require.Len(t, lines, 3)
 	assert.Contains(t, lines, "fields (flag): one")
 	assert.Contains(t, lines, "fields (flag): two")
-
-	in = sources(nil, nil, "vt.wait: 1s", nil)
-	in.Checks = []func(*configs.Config) []configs.Mistake{func(c *configs.Config) []configs.Mistake {
-		return []configs.Mistake{{Name: "vt.wait", Text: "is " + c.VT.Wait.String()}}
-	}}
-	assert.Equal(t, []string{"vt.wait (vtsidecar.yml:1): is 1s"}, mistakes(t, in))
 }
 
 // A mistake in a value that a higher layer hides is still one.
