@@ -45,4 +45,4 @@ test-real: ## real Filebeat against the real binary; installs strace where it is
 	@scripts/test-real.sh
 
 clean: ## what the other targets left behind, but not the cached Filebeat
-	rm -rf vtsidecar bin
+	rm -rf vtsidecar bin .cache/demo
