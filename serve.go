@@ -98,7 +98,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	defer atExit("close path.data", dir.Close)
 
 	m := metrics.New(build())
-	failed := make(chan error, 3) // one slot for each goroutine that can end the program
+	failed := make(chan error, 2) // one slot for each goroutine that can end the program
 
 	// Readiness is asked from the moment the admin server runs; the parts come
 	// in as they are opened.
@@ -273,7 +273,7 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 		Log: log, Metrics: m,
 	}, parser, answers, source, limits)
 	if err != nil {
-		return nil, nil, errors.Join(err, limits.Close())
+		return nil, nil, errors.Join(err, closeSource(), limits.Close())
 	}
 
 	snapshots := newSnapshots(cfg, answers, log)
