@@ -6,9 +6,13 @@ package lumber
 //     reserved here, and capacity is charged, not only the bytes in use.
 //  2. Every batch has a share of its own, from its first byte to the end of its
 //     Handle. Shares have an age: the window's, then the batch's place in it.
-//  3. Who has to wait is served by age, and the oldest share of the server never
-//     waits. So one batch always completes, however full the budget is, and the
-//     overdraft is one batch and what its Handle adds.
+//  3. Who has to wait is served by rank, and by age within a rank: what begins a
+//     window before the rest of its first batch, and that before later batches. A
+//     part of the budget is out of reach for all but the first rank, more for the
+//     last: a few windows that inflate to a gigabyte each must not stand before
+//     everybody else's small ones. The oldest share of the server never waits. So
+//     one batch always completes, however full the budget is, no window waits for
+//     ever, and the overdraft is one batch and what its Handle adds.
 //  4. The same holds for the bounded number of Handle calls: if the oldest batch
 //     had to wait for a place that younger ones occupy, and those for memory
 //     that it holds, nothing would ever move again.
@@ -37,8 +41,8 @@ type budget struct {
 	inUse   int64
 	running int
 	open    ageHeap[*share]
-	memory  ageHeap[*waiter]
-	slots   ageHeap[*waiter]
+	memory  line
+	slots   line
 }
 
 func newBudget(total int64, handles int, used func(int64)) *budget {
@@ -68,6 +72,7 @@ type waiter struct {
 	late  bool          // the share was closed meanwhile; written before ready is closed
 	ready chan struct{} // closed when granted
 	place int           // in its heap; -1 once granted or given up
+	rank  int
 }
 
 // window starts a new window's first share.
@@ -134,17 +139,18 @@ func (s *share) take(ctx context.Context, n int64, added bool) error {
 	}
 	b := s.b
 	b.mu.Lock()
+	rank := b.rank(s, n)
 	switch {
 	case s.place < 0:
 		b.mu.Unlock()
 		return errShareClosed
-	case b.open[0] == s, len(b.memory) == 0 && b.inUse+n <= b.total:
+	case b.open[0] == s, !b.memory.before(rank) && b.inUse+n <= b.limit(rank):
 		b.grant(s, n, added)
 		b.mu.Unlock()
 		return nil
 	}
-	w := &waiter{s: s, n: n, added: added, ready: make(chan struct{})}
-	heap.Push(&b.memory, w)
+	w := &waiter{s: s, n: n, added: added, rank: rank, ready: make(chan struct{})}
+	b.memory.join(w)
 	b.pressed.Store(true)
 	b.mu.Unlock()
 	return b.await(ctx, &b.memory, w)
@@ -155,19 +161,20 @@ func (s *share) take(ctx context.Context, n int64, added bool) error {
 func (s *share) slot(ctx context.Context) error {
 	b := s.b
 	b.mu.Lock()
-	if b.open[0] == s || len(b.slots) == 0 && b.running < b.handles {
+	rank := b.rank(s, 0)
+	if b.open[0] == s || !b.slots.before(rank) && b.running < b.handles {
 		b.running++
 		s.running = true
 		b.mu.Unlock()
 		return nil
 	}
-	w := &waiter{s: s, ready: make(chan struct{})}
-	heap.Push(&b.slots, w)
+	w := &waiter{s: s, rank: rank, ready: make(chan struct{})}
+	b.slots.join(w)
 	b.mu.Unlock()
 	return b.await(ctx, &b.slots, w)
 }
 
-func (b *budget) await(ctx context.Context, in *ageHeap[*waiter], w *waiter) error {
+func (b *budget) await(ctx context.Context, in *line, w *waiter) error {
 	select {
 	case <-w.ready:
 		if w.late {
@@ -183,8 +190,7 @@ func (b *budget) await(ctx context.Context, in *ageHeap[*waiter], w *waiter) err
 		// be closed soon: whoever waits here gives up with its connection.
 		return ctx.Err()
 	}
-	heap.Remove(in, w.place)
-	w.place = -1
+	in.leave(w)
 	b.serve()
 	return ctx.Err()
 }
@@ -207,6 +213,28 @@ func (s *share) close() {
 	b.giveBack(s, s.held)
 }
 
+// The ranks of those who wait.
+const (
+	rankSmall = iota // holds no more than a small part of the budget yet
+	rankFirst        // the rest of a window's first batch
+	rankLater
+	ranks
+)
+
+func (b *budget) rank(s *share, n int64) int {
+	switch {
+	case s.batch > 0:
+		return rankLater
+	case s.held+n > b.total/64:
+		return rankFirst
+	default:
+		return rankSmall
+	}
+}
+
+// limit is what may be in use once somebody of a rank has been served.
+func (b *budget) limit(rank int) int64 { return b.total - b.total/8*int64(rank) }
+
 func (b *budget) grant(s *share, n int64, added bool) {
 	b.inUse += n
 	s.held += n
@@ -225,32 +253,71 @@ func (b *budget) giveBack(s *share, n int64) {
 	b.serve()
 }
 
-// serve grants what can be granted, oldest first.
+// serve grants what can be granted, in the order of rule 3.
 func (b *budget) serve() {
-	for len(b.memory) > 0 {
-		w := b.memory[0]
-		if w.s.place >= 0 && b.open[0] != w.s && b.inUse+w.n > b.total {
+	for w := b.memory.next(b.open); w != nil; w = b.memory.next(b.open) {
+		if w.s.place >= 0 && b.open[0] != w.s && b.inUse+w.n > b.limit(w.rank) {
 			break
 		}
-		heap.Pop(&b.memory)
+		b.memory.leave(w)
 		if w.late = w.s.place < 0; !w.late {
 			b.grant(w.s, w.n, w.added)
 		}
 		close(w.ready)
 	}
-	b.pressed.Store(len(b.memory) > 0)
-	for len(b.slots) > 0 {
-		w := b.slots[0]
+	b.pressed.Store(b.memory.len() > 0)
+	for w := b.slots.next(b.open); w != nil; w = b.slots.next(b.open) {
 		if w.s.place >= 0 && b.open[0] != w.s && b.running >= b.handles {
 			break
 		}
-		heap.Pop(&b.slots)
+		b.slots.leave(w)
 		if w.late = w.s.place < 0; !w.late {
 			b.running++
 			w.s.running = true
 		}
 		close(w.ready)
 	}
+}
+
+// line is who waits for one thing: a heap by age for each rank.
+type line [ranks]ageHeap[*waiter]
+
+func (l *line) join(w *waiter)  { heap.Push(&l[w.rank], w) }
+func (l *line) leave(w *waiter) { heap.Remove(&l[w.rank], w.place) }
+
+func (l *line) len() int {
+	n := 0
+	for _, h := range l {
+		n += len(h)
+	}
+	return n
+}
+
+// before reports whether somebody waits whom one of this rank may not pass.
+func (l *line) before(rank int) bool {
+	for _, h := range l[:rank+1] {
+		if len(h) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// next is whose turn it is; nil when nobody waits. The oldest share of all comes
+// before any rank. It stands on top of its heap, unless under waiters whose
+// shares have been closed: those leave before anybody.
+func (l *line) next(open ageHeap[*share]) *waiter {
+	var next *waiter
+	for _, h := range l {
+		switch {
+		case len(h) == 0:
+		case h[0].s.place < 0 || h[0].s == open[0]:
+			return h[0]
+		case next == nil:
+			next = h[0]
+		}
+	}
+	return next
 }
 
 // oldest is when the oldest unfinished batch began to arrive; zero without any.
