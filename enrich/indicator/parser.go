@@ -131,6 +131,9 @@ func (p *Parser) Append(dst []byte, kind Kind, value []byte) ([]byte, Found) {
 		found.Type = kind.wants()
 		return dst, found
 	}
+	if isJunk(found.Canonical) { // "NA." is so only once it is canonical
+		return dst[:start], Found{Type: kind.wants(), Skip: Junk}
+	}
 	return dst, p.typed(found)
 }
 

@@ -255,14 +255,16 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				p = r.space(b, p, n)
 			}
 			if b[p] == c+2 { // '}' and ']' stand two behind their openers
+				leaf := t.open.depth < 0
 				if depth == 0 && vnode == s.arcanna {
 					if array {
 						t.noObject = true
 					} else {
 						r.site, r.siteAt, r.siteFilled = siteObject, p, false
+						leaf = false // with our verdict in it, it is one no more
 					}
 				}
-				if p++; t.open.depth < 0 {
+				if p++; leaf {
 					t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p-1:p], path^where^tagPlain))
 				}
 				break

@@ -322,6 +322,8 @@ func TestDigest(t *testing.T) {
 			{`{"\u0061":1}`, `{"a":1}`},
 			{`{"a":1}`, `{"a":1,"@metadata":{"x":2},"@metadata.y":3}`},
 			{`{"a":1}`, `{"a":1,"arcanna.ioc":{"x":2}}`},
+			{`{"a":1}`, `{"a":1,"arcanna":{}}`},
+			{`{"a":1,"arcanna":{}}`, `{"a":1,"arcanna":{"ioc":{"x":2}}}`},
 			{`{"a":1,"arcanna":{"n":1}}`, `{"a":1,"arcanna":{"ioc":{"x":2},"n":1,"ioc.y":3}}`},
 			{`{"agent":{"ephemeral_id":"1","id":"i"},"event":{"created":"1","ingested":"1"}}`, `{"agent":{"ephemeral_id":"2","id":"i"},"event":{"created":"2"}}`},
 			{`{"@timestamp":"1",` + file + `}`, `{"@timestamp":"2",` + file + `}`},
@@ -338,7 +340,7 @@ func TestDigest(t *testing.T) {
 			`{"a":1,"b":2}`, `{"a":2,"b":1}`, `{"a":1,"a":1}`, `{"a":1,"a":1,"a":1}`, `{"a":{"b":1}}`, `{"a":{"b":1},"a":{"c":1}}`, `{"ab":1}`, `{"a":{"a":1}}`,
 			`{"a":"\ud800"}`, `{"a":"\udc00"}`, `{"a":"\ufffd"}`, `{"a":"\ud800\ud800"}`, `{"a":"x\u0000"}`, `{"a":"x"}`, `{"a\u0000":"x"}`,
 			`{"@timestamp":"1"}`, `{"@timestamp":"2"}`, `{"@timestamp":"1","log":{"offset":1}}`, `{` + file + `}`, `{"log":{"offset":2,"file":{"path":"/x"}}}`, `{"log":{"offset":1,"file":{"path":"/y"}}}`,
-			`{"arcanna":{}}`, `{"arcanna":{"n":1}}`, `{"arcanna":1}`, `{"event":{"created":{"x":1}}}`, `{"x":{"event":{"created":1}}}`, `{"created":1}`,
+			`{"arcanna":{"n":1}}`, `{"arcanna":1}`, `{"event":{"created":{"x":1}}}`, `{"x":{"event":{"created":1}}}`, `{"created":1}`,
 			`{"a":{"@metadata":1}}`, `{"message":"` + strings.Repeat("x", 300) + `"}`, `{"message":"` + strings.Repeat("x", 301) + `"}`,
 		} {
 			d := digest(doc)
