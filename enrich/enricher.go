@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -149,7 +148,6 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 	for w := cacheHit; w < cacheWords; w++ {
 		e.cached[w] = cfg.Metrics.CacheRequests.WithLabelValues(cacheWordTexts[w])
 	}
-	e.pool.large = max(4, runtime.GOMAXPROCS(0))
 
 	switch {
 	case cfg.Off:
@@ -251,8 +249,6 @@ func inside(s string) string {
 // pool keeps the working memory of a few batches: small ones apart, so that a
 // window of fifty events does not hold the memory of one of two thousand.
 type pool struct {
-	large int // most large ones
-
 	mu   sync.Mutex
 	kept [2][]*scratch // guarded by mu
 }
@@ -260,7 +256,8 @@ type pool struct {
 const (
 	smallScratch = 512 << 10
 	smallKept    = 16
-	largeScratch = 12 << 20 // what is larger is not kept
+	largeScratch = 6 << 20 // what is larger is not kept
+	largeKept    = 8
 	smallBatch   = 128 << 10
 )
 
@@ -285,7 +282,7 @@ func (p *pool) give(s *scratch, size int64) {
 	case size > largeScratch:
 		return
 	case size > smallScratch:
-		class, most = 1, p.large
+		class, most = 1, largeKept
 	}
 	s.forget()
 	p.mu.Lock()

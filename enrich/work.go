@@ -26,7 +26,7 @@ import (
 // batch costs more rounds and portions, not more memory. An ordinary batch is
 // one round and one portion.
 const (
-	maxPortion   = 8 << 20 // bytes of lines; more only for a single event
+	maxPortion   = 1 << 20 // bytes of lines; more only for a single event. What fits into a core's cache is written to the file from there
 	maxRoundRefs = 64 << 10
 	maxFindings  = 32 << 10
 	maxRound     = 16 << 10 // events
@@ -809,7 +809,13 @@ func (w *Work) settleFinding(f *finding, a *Answer, st status) {
 func (w *Work) answers(ctx context.Context) error {
 	s := w.s
 	q := w.e.queue
-	if len(s.waits) > 0 && q != nil {
+	switch {
+	case len(s.waits) == 0 || q == nil:
+	case q.hopeless(time.Until(w.deadline)):
+		for i := range s.waits {
+			s.findings[s.waits[i].finding].status = statusQuota
+		}
+	default:
 		for i := range s.waits {
 			wt := &s.waits[i]
 			f := &s.findings[wt.finding]
