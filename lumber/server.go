@@ -212,12 +212,12 @@ func (s *Server) admit(nc net.Conn) {
 		return
 	}
 	if limit := s.cfg.MaxConnections; limit > 0 && len(s.conns) >= limit {
-		_ = nc.Close()
-		s.metrics.ProtocolErrors.WithLabelValues(reasonMaxConns).Inc()
+		s.metrics.ProtocolErrors.WithLabelValues(reasonMaxConns).Inc() // first, so that who sees the end finds it counted
 		if !s.full {
 			s.full = true
 			s.cfg.Log.Warn("connections are refused: input.max_connections is reached", "max_connections", limit, "remote", nc.RemoteAddr().String())
 		}
+		_ = nc.Close()
 		return
 	}
 	c := newConn(s, nc)
