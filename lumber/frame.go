@@ -19,8 +19,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zlib"
-
 	"vtsidecar/internal/event"
 )
 
@@ -249,18 +247,7 @@ func (l *limited) Read(p []byte) (int, error) {
 func (r *rig) inflate(src io.Reader, n uint32) error {
 	r.limit = limited{r: src, left: int64(n)}
 	r.frame.Reset(&r.limit)
-	// An empty dictionary has a checksum too, so the inflater would take a stream
-	// that names it; the protocol knows none.
-	if head, err := r.frame.Peek(2); err == nil && head[1]&0x20 != 0 {
-		return violation(reasonZlib, "a compressed frame asks for a preset dictionary")
-	}
-	var err error
-	if r.stream == nil {
-		r.stream, err = zlib.NewReader(r.frame)
-	} else {
-		err = r.stream.(zlib.Resetter).Reset(r.frame, nil)
-	}
-	return r.inflateError(err)
+	return r.inflateError(r.stream.reset(r.frame))
 }
 
 // inflateError tells the connection's errors from the stream's.

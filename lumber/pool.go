@@ -6,7 +6,6 @@ package lumber
 
 import (
 	"bufio"
-	"io"
 	"sync"
 	"unsafe"
 
@@ -34,8 +33,8 @@ const (
 type rig struct {
 	buf    []byte // bytes from the socket: frame headers, plain frames
 	frame  *bufio.Reader
-	limit  limited       // the compressed frame under frame
-	stream io.ReadCloser // inflater over frame; nil before its first use
+	limit  limited    // the compressed frame under frame
+	stream zlibReader // over frame
 }
 
 type pool struct {

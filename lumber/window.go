@@ -202,7 +202,7 @@ func (c *conn) compressed(n uint32) error {
 	if err := c.rig.inflate(c, n); err != nil {
 		return err
 	}
-	c.in.from(c.rig.stream, false)
+	c.in.from(&c.rig.stream, false)
 	for {
 		more, err := c.in.more()
 		if err != nil {

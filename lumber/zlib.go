@@ -1,0 +1,128 @@
+package lumber
+
+// The zlib container (RFC 1950) around a deflate stream: two bytes before it,
+// the Adler-32 of what it inflates to behind it. The library's own reader spends
+// a sixth of its time on that sum, a byte at a time; here it takes eight.
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+)
+
+var (
+	errZlibHeader     = errors.New("no zlib header")
+	errZlibDictionary = errors.New("a preset dictionary, which the protocol does not know")
+	errZlibSum        = errors.New("wrong checksum")
+)
+
+// zlibReader reads one zlib stream after the other. It reads no byte behind the
+// stream's end, and its errors are final until reset.
+type zlibReader struct {
+	in   *bufio.Reader
+	body io.ReadCloser // inflates in; nil before its first use
+	sum  uint32
+	err  error
+}
+
+// reset starts a new stream.
+func (z *zlibReader) reset(in *bufio.Reader) error {
+	z.in, z.sum, z.err = in, 1, nil
+	var head [2]byte
+	if _, err := io.ReadFull(in, head[:]); err != nil {
+		return cutOff(err)
+	}
+	const deflate, largestWindow = 8, 7
+	switch {
+	case head[0]&0x0f != deflate, head[0]>>4 > largestWindow, binary.BigEndian.Uint16(head[:])%31 != 0:
+		return errZlibHeader
+	case head[1]&0x20 != 0:
+		return errZlibDictionary
+	case z.body == nil:
+		z.body = flate.NewReader(in)
+		return nil
+	}
+	return z.body.(flate.Resetter).Reset(in, nil)
+}
+
+// Read returns io.EOF behind the last byte, once the sum was right.
+func (z *zlibReader) Read(p []byte) (int, error) {
+	if z.err != nil {
+		return 0, z.err
+	}
+	n, err := z.body.Read(p)
+	z.sum = addAdler32(z.sum, p[:n])
+	if err == io.EOF { //nolint:errorlint // an io.Reader's own
+		var tail [4]byte
+		if _, e := io.ReadFull(z.in, tail[:]); e != nil {
+			err = cutOff(e)
+		} else if binary.BigEndian.Uint32(tail[:]) != z.sum {
+			err = errZlibSum
+		}
+	}
+	z.err = err
+	return n, err
+}
+
+// cutOff is an end in the middle.
+func cutOff(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// addAdler32 adds p to an Adler-32 sum; that of nothing is 1.
+//
+// The sum is two numbers modulo 65521: the sum of all bytes (a) and the sum of
+// all values that a has had (b). Within n bytes, the byte at place j adds n-j
+// times itself to b. So for words of eight bytes it is enough to keep, for each
+// of the eight places, the bytes' sum (the lanes of even and odd) and the sum of
+// that sum's earlier values (evens and odds).
+func addAdler32(sum uint32, p []byte) uint32 {
+	const (
+		modulus = 65521
+		lanes   = 0x00ff00ff00ff00ff // four of 16 bits
+		block   = 128                // bytes; a lane of evens reaches 255·(0+…+15), which fits
+		most    = 1 << 20            // bytes before a and b, of 64 bits, are reduced
+	)
+	a, b := uint64(sum&0xffff), uint64(sum>>16)
+	for len(p) > 0 {
+		q := p[:min(len(p), most)]
+		p = p[len(q):]
+		for ; len(q) >= block; q = q[block:] {
+			var even, odd, evens, odds uint64
+			for w := q[:block]; len(w) >= 16; w = w[16:] {
+				x, y := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
+				evens += even
+				odds += odd
+				even += x & lanes
+				odd += x >> 8 & lanes
+				evens += even
+				odds += odd
+				even += y & lanes
+				odd += y >> 8 & lanes
+			}
+			b += block*a + 8*(lanesSum(evens)+lanesSum(odds)) +
+				8*(even&0xffff) + 6*(even>>16&0xffff) + 4*(even>>32&0xffff) + 2*(even>>48) +
+				7*(odd&0xffff) + 5*(odd>>16&0xffff) + 3*(odd>>32&0xffff) + odd>>48
+			a += lanesSum(even) + lanesSum(odd)
+		}
+		for _, c := range q {
+			a += uint64(c)
+			b += a
+		}
+		a, b = a%modulus, b%modulus
+	}
+	return uint32(b<<16 | a)
+}
+
+// lanesSum adds four lanes of 16 bits.
+func lanesSum(x uint64) uint64 {
+	const two = 0x0000ffff0000ffff
+	x = x&two + x>>16&two
+	return x&0xffffffff + x>>32
+}
