@@ -276,24 +276,23 @@ type ref struct {
 
 // finding is a distinct indicator of the round, or a value that is none.
 type finding struct {
+	// What every event that has it touches comes first: a batch has thousands.
+	event    uint32 // event of the round that it was seen in last, counted from 1
+	rendered uint32 // document that it was seen in last
+	names    uint64 // the names it stands under in that event, as far as they have bits
 	at, size uint32 // its value in scratch.text
 	typ      indicator.Type
-	skip     indicator.Skip
 	status   status
 	result   result
 	cached   cacheWord
-	asked    bool // some event wants its answer
-	leftOut  string
+	asked    bool    // some event wants its answer
+	chosen   bool    // in the event it is one of those that are looked up
 	answer   *Answer // found, stale and not_found have one
 	verdict  verdict // found and stale have one
-
-	event    uint32 // event of the round that it was seen in last, counted from 1
-	chosen   bool   // in that event it is one of those that are looked up
-	names    uint64 // the names it stands under there, as far as they have bits
-	rendered uint32 // document that it was seen in last
-
+	skip     indicator.Skip
 	body     piece // its part, but for the closing brace
 	sentence piece // what the explanation says about it
+	leftOut  string
 }
 
 // piece is a range of scratch.bodies, of one generation.
@@ -558,6 +557,16 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 				s.members = append(s.members, indicator.Member{Key: values[last].Key, Value: values[last].Text})
 			}
 			i = last - 1
+			if len(s.members) == 1 && string(s.members[0].Key) == "sha256" { // as most objects of hashes are
+				n, err := w.remembered(ctx, kindSHA256, s.members[0].Value)
+				if err != nil {
+					return err
+				}
+				if err := w.refer(ctx, p, n, f.name); err != nil {
+					return err
+				}
+				continue
+			}
 			if err := room(ctx, w, &s.text, 256); err != nil {
 				return err
 			}
@@ -639,6 +648,9 @@ func (w *Work) remembered(ctx context.Context, kind indicator.Kind, value []byte
 	return n, nil
 }
 
+// kindSHA256 is, for remembered and parse, the only member of scratch.members.
+const kindSHA256 indicator.Kind = 0xff
+
 // parse makes a value canonical.
 func (w *Work) parse(ctx context.Context, kind indicator.Kind, value []byte) (uint32, error) {
 	s := w.s
@@ -650,7 +662,11 @@ func (w *Work) parse(ctx context.Context, kind indicator.Kind, value []byte) (ui
 	}
 	at, before := len(s.text), bytesOf(s.text)
 	var found indicator.Found
-	s.text, found = w.e.parser.Append(s.text, kind, value)
+	if kind == kindSHA256 {
+		s.text, found = w.e.parser.AppendHashes(s.text, s.members)
+	} else {
+		s.text, found = w.e.parser.Append(s.text, kind, value)
+	}
 	if err := settle(ctx, w, s.text, before); err != nil {
 		return 0, err
 	}
