@@ -23,6 +23,11 @@ import (
 // operator would hold the sender's memory for as long.
 var ErrDeadLetterFull = errors.New("the dead letter is full")
 
+const (
+	pieceSize = 256 << 10 // bytes, as leastSize counts them, that are rendered at once
+	maxPieces = 4         // that are rendered and wait for the disk at a time
+)
+
 // maxStub is how much of an event that can never be replayed is kept.
 const maxStub = 64 << 10
 
@@ -41,8 +46,9 @@ type DeadLetterConfig struct {
 // DeadLetter keeps events that cannot be stored where they should go, as NDJSON
 // that an operator can read. Its methods are safe for concurrent use.
 type DeadLetter struct {
-	cfg DeadLetterConfig
-	j   *journal
+	cfg    DeadLetterConfig
+	j      *journal
+	pieces chan struct{} // one for each piece that is rendered
 
 	mu      sync.Mutex
 	stored  int64 // bytes in Dir
@@ -81,7 +87,7 @@ func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &DeadLetter{cfg: cfg}
+	d := &DeadLetter{cfg: cfg, pieces: make(chan struct{}, maxPieces)}
 	j, err := openJournal(journalConfig{
 		setting: "path.data",
 		what:    "dead letter",
@@ -108,12 +114,69 @@ func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
 }
 
 // Store returns nil when every letter is durable, and ErrDeadLetterFull at once
-// when they do not all fit; then none is stored. A sick disk is waited for, as
-// File does.
+// when there is no room for them. A sick disk is waited for, as File does. After
+// an error some of the letters may be stored.
+//
+// A letter can be six times as long as its event and hundreds of times as long
+// as a tiny one, and a sender can make a window of nothing else. So letters are
+// rendered and stored in pieces, a few pieces at a time.
 func (d *DeadLetter) Store(ctx context.Context, letters []event.DeadLetter) error {
-	if len(letters) == 0 {
+	if err := d.expect(letters); err != nil {
+		return err
+	}
+	for len(letters) > 0 {
+		n := firstPiece(letters)
+		select {
+		case d.pieces <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err := d.storePiece(ctx, letters[:n])
+		<-d.pieces
+		if err != nil {
+			return err
+		}
+		letters = letters[n:]
+	}
+	return nil
+}
+
+// expect refuses letters that cannot all fit, before the first is stored.
+func (d *DeadLetter) expect(letters []event.DeadLetter) error {
+	var least int64
+	for i := range letters {
+		least += leastSize(&letters[i])
+	}
+	if least == 0 {
 		return nil
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.room(least)
+}
+
+// firstPiece is how many letters, at least one, are rendered at once.
+func firstPiece(letters []event.DeadLetter) int {
+	var size int64
+	for i := range letters {
+		if size += leastSize(&letters[i]); size > pieceSize && i > 0 {
+			return i
+		}
+	}
+	return len(letters)
+}
+
+// leastSize is less than what a letter takes as a line.
+func leastSize(l *event.DeadLetter) int64 {
+	const frame = 96
+	n := len(l.Event)
+	if l.Reason == "malformed" || l.Reason == "oversize" {
+		n = min(n, maxStub)
+	}
+	return int64(n) + frame
+}
+
+func (d *DeadLetter) storePiece(ctx context.Context, letters []event.DeadLetter) error {
 	buf, index, err := d.render(letters)
 	if err != nil {
 		return err

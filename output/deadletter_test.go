@@ -141,6 +141,32 @@ func TestDeadLetterFull(t *testing.T) {
 	assert.NoError(t, d.Ready())
 }
 
+// A sender can make windows of nothing but dead letters, and letters are longer
+// than their events: they are rendered a piece at a time.
+func TestDeadLetterRendersInPieces(t *testing.T) {
+	disk := crashfs.New()
+	longest := 0
+	disk.SetHook(func(op crashfs.Op) crashfs.Fault {
+		longest = max(longest, op.Size)
+		return crashfs.Fault{}
+	})
+	d := openDeadLetter(t, output.DeadLetterConfig{Dir: "/d", FS: diskFS{disk}})
+	stubs := make([]event.DeadLetter, 0, 200)
+	for range cap(stubs) { // as large as stubs are, and every byte takes six
+		stubs = append(stubs, event.DeadLetter{Reason: "malformed", Event: bytes.Repeat([]byte{1}, 64<<10), Length: 64 << 10})
+	}
+	tiny := make([]event.DeadLetter, 10_000)
+	for i := range tiny {
+		tiny[i] = event.DeadLetter{Reason: "malformed", Event: []byte("x"), Length: 1}
+	}
+	require.NoError(t, d.Store(background, stubs))
+	assert.Less(t, longest, 3<<20, "of 79 MB")
+	longest = 0
+	require.NoError(t, d.Store(background, tiny))
+	assert.Less(t, longest, 1<<20, "of 1.2 MB")
+	assert.Greater(t, longest, 100<<10, "not one by one")
+}
+
 // TestDeadLetterOnAFullDisk waits, as the file does.
 func TestDeadLetterOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
