@@ -469,14 +469,19 @@ func (r *request) fit(room int64, must bool) piece {
 
 // settle answers the callers of the group, or puts them back to the head of the queue.
 func (j *journal) settle(durable bool) {
-	lines := 0
+	if durable {
+		lines := 0
+		for _, p := range j.group {
+			lines += p.lines
+		}
+		j.stored(lines) // first, so that who has an answer finds its lines counted
+	}
 	j.mu.Lock()
 	var back []*request
 	for _, p := range j.group {
 		if durable {
 			p.r.off += p.bytes
 			p.r.line += p.lines
-			lines += p.lines
 			if p.r.off == len(p.r.buf) {
 				p.r.done <- nil
 				continue
@@ -498,9 +503,6 @@ func (j *journal) settle(durable bool) {
 	j.mu.Unlock()
 	clear(j.group)
 	clear(j.bufs)
-	if lines > 0 {
-		j.stored(lines)
-	}
 }
 
 // appendGroup writes and syncs the group, and looks whether it is where
