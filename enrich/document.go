@@ -534,7 +534,7 @@ func (w *Work) appendBody(dst []byte, r ref, silent bool) []byte {
 		dst = append(dst, `,"analysis_age_days":`...)
 		dst = appendInt(dst, int(f.verdict.ageDays))
 	}
-	if f.answer.Link != "" && (res == resultMalicious || res == resultSuspicious) { // nobody follows the others, and they are a fifth of what is written
+	if f.answer.Link != "" && (res == resultMalicious || res == resultSuspicious) { // nobody follows the others, and they are an eighth of what is written
 		dst = append(dst, `,"link":`...)
 		dst = appendString(dst, f.answer.Link)
 	}
