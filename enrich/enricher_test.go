@@ -322,7 +322,7 @@ func TestAHangingProbeDelaysNobody(t *testing.T) {
 		for i := range 5 {
 			b.doc(ipEvent(fmt.Sprintf("203.0.113.%d", 20+i)))
 		}
-		time.Sleep(time.Minute) // the probe has begun
+		<-time.After(time.Minute) // the probe has begun
 		synctest.Wait()
 		assert.Len(t, source.asked(), 4, "one request tries")
 		began := time.Now()

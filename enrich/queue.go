@@ -229,13 +229,13 @@ func (q *queue) look() outlook {
 // forever is later than any deadline.
 var forever = time.Unix(1<<40, 0)
 
-// hopeless says that nothing which is not in the queue already can be answered
-// within left: it is full, and before left is over there is no quota. An
+// hopeless says that nothing can be answered within left: the queue is full,
+// before left is over there is no quota, and no request is under way. An
 // attacker's or a busy day's unknown values then cost nothing further.
 func (q *queue) hopeless(left time.Duration) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.sick == well && !q.closed && q.waiting.len() >= q.most && q.spentUntil.Sub(q.now()) > left
+	return q.sick == well && !q.closed && q.waiting.len() >= q.most && q.waiting.len() == len(q.byKey) && q.spentUntil.Sub(q.now()) > left
 }
 
 // place is where key's request stands: in the order of arrival, and behind how

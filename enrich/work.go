@@ -33,7 +33,6 @@ const (
 	maxEventRefs = 4096     // values of one event that are looked at
 	maxValue     = 8 << 10  // bytes of an indicator; longer ones are none
 	maxMemo      = 1 << 10  // bytes of a value that is remembered as it was sent
-	maxStub      = 64 << 10 // bytes of a malformed event that are kept
 	maxBodies    = 1 << 20  // bytes of parts that are kept ready
 	maxID        = 512      // bytes of an @metadata._id
 )
@@ -496,12 +495,12 @@ func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
 	default:
 		d.Detail = "not an event"
 	}
-	if len(d.Event) > maxStub && w.next != w.blamed {
+	if len(d.Event) > event.MaxStub && w.next != w.blamed {
 		if d.SHA256 == "" {
 			sum := sha256.Sum256(ev.Raw)
 			d.SHA256 = hex.EncodeToString(sum[:])
 		}
-		d.Event = d.Event[:maxStub]
+		d.Event = d.Event[:event.MaxStub]
 	}
 	s.dead = append(s.dead, d)
 	return nil
@@ -980,7 +979,7 @@ func (w *Work) write(ctx context.Context) error {
 			need += len(s.doc)
 		}
 		if len(s.lines.Buf) > 0 && len(s.lines.Buf)+need > maxPortion {
-			return nil // its document is rendered again; that is rarer than once in 8 MiB
+			return nil // its document is rendered again; that is once in a megabyte at most
 		}
 		if need > cap(s.lines.Buf)-len(s.lines.Buf) {
 			// As much as the rest will need if it is like what came so far.

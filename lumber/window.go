@@ -29,10 +29,10 @@ import (
 )
 
 const (
-	maxWireEvent = 128 << 20 // a longer event closes the connection
-	keptHead     = 64 << 10  // of an oversized event
-	maxPairs     = 10_000    // of a v1 event
-	eventHeader  = 10        // of J: version, type, sequence, length
+	maxWireEvent = 128 << 20     // a longer event closes the connection
+	keptHead     = event.MaxStub // of an oversized event
+	maxPairs     = 10_000        // of a v1 event
+	eventHeader  = 10            // of J: version, type, sequence, length
 )
 
 // window is one window from its W to its ack.

@@ -28,9 +28,6 @@ const (
 	maxPieces = 4         // that are rendered and wait for the disk at a time
 )
 
-// maxStub is how much of an event that can never be replayed is kept.
-const maxStub = 64 << 10
-
 // DeadLetterConfig says where events go that cannot be stored. All but Dir may
 // be zero.
 type DeadLetterConfig struct {
@@ -171,7 +168,7 @@ func leastSize(l *event.DeadLetter) int64 {
 	const frame = 96
 	n := len(l.Event)
 	if l.Reason == "malformed" || l.Reason == "oversize" {
-		n = min(n, maxStub)
+		n = min(n, event.MaxStub)
 	}
 	return int64(n) + frame
 }
@@ -314,12 +311,12 @@ func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, e
 func (r *letter) keep(l event.DeadLetter) {
 	raw := l.Event
 	r.Length = max(r.Length, int64(len(raw)))
-	if (l.Reason == "malformed" || l.Reason == "oversize") && len(raw) > maxStub {
+	if (l.Reason == "malformed" || l.Reason == "oversize") && len(raw) > event.MaxStub {
 		if r.SHA256 == "" {
 			sum := sha256.Sum256(raw)
 			r.SHA256 = hex.EncodeToString(sum[:])
 		}
-		raw = raw[:maxStub]
+		raw = raw[:event.MaxStub]
 	}
 	text := raw
 	if int64(len(raw)) < r.Length {

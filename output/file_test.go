@@ -423,7 +423,7 @@ func TestFullDisk(t *testing.T) {
 		})
 		stored := make(chan error, 1)
 		go func() { stored <- f.Store(background, linesOf(ids(2, 4))) }()
-		time.Sleep(400 * time.Second) // of the bubble's clock
+		<-time.After(400 * time.Second) // of the bubble's clock
 		synctest.Wait()
 		assert.Empty(t, stored)
 		second := time.Second
@@ -453,10 +453,10 @@ func TestFullDisk(t *testing.T) {
 		ctx, cancel := context.WithTimeout(background, 5*time.Second)
 		defer cancel()
 		assert.ErrorIs(t, f.Store(ctx, linesOf(ids(5, 9))), context.DeadlineExceeded)
-		time.Sleep(10 * time.Minute)
+		<-time.After(10 * time.Minute)
 		require.Error(t, f.Ready())
 		disk.SetLimit(0)
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		assert.NoError(t, f.Ready())
 		assert.False(t, slices.Contains(disk.Names("/d"), "events.probe"))
 		require.NoError(t, f.Store(background, linesOf(ids(10, 10))))
@@ -473,7 +473,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		disk.SetLimit(1)
 		f := openFile(t, output.FileConfig{Path: "/events.ndjson", FS: diskFS{disk}})
 		assert.ErrorIs(t, f.Ready(), syscall.ENOSPC)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		assert.Equal(t, []string{"events.ndjson"}, disk.Names("/"))
 		disk.SetLimit(0)
 		require.NoError(t, f.Store(background, linesOf(ids(1, 1))))

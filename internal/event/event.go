@@ -35,9 +35,12 @@ type Event struct {
 
 // Oversize describes an event of which only the beginning was kept.
 type Oversize struct {
-	Length int64    // bytes announced and read, of which Raw holds the first 64 KiB at most
+	Length int64    // bytes announced and read, of which Raw holds the first MaxStub at most
 	SHA256 [32]byte // of all Length bytes
 }
+
+// MaxStub is how many bytes are kept of an event that can never be stored.
+const MaxStub = 64 << 10
 
 // Sentinel is how many bytes may be read (never trusted, never written) behind Event.Raw.
 const Sentinel = 16
@@ -80,7 +83,7 @@ type Line struct {
 type DeadLetter struct {
 	Reason string // "malformed", "oversize", "internal_error"; a metric label, so from a small fixed set
 	Detail string // the same in words, never quoting the event
-	Event  []byte // the event's bytes, at most 64 KiB of a malformed or oversized one
+	Event  []byte // the event's bytes, at most MaxStub of a malformed or oversized one
 	Length int64  // the event's whole length in bytes
 	SHA256 string // of the whole event in hex; empty where Event is whole
 }
