@@ -115,6 +115,27 @@ func TestAnAnswerThatComesLaterFillsTheCache(t *testing.T) {
 	})
 }
 
+// A full queue without quota is asked nothing further, but the answer of a
+// request that is under way is waited for.
+func TestFullQueueWithoutQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		source.workers = 2
+		source.say(ip1, reply{answer: flagged(9, 0, day), after: 3 * time.Second})
+		q := &fakeQuota{window: "day", left: 1, until: time.Now().Add(time.Hour)}
+		source.quota = q
+		b := newBench(t, enrich.Config{Wait: 2 * time.Second, Workers: 2, QueueLength: 1}, source, q)
+		defer b.close()
+		assert.Equal(t, "pending unknown", b.doc(ipEvent(ip1)).word("source.ip"))
+		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip2)).word("source.ip"), "it fills the queue")
+		assert.Equal(t, "found malicious", b.doc(ipEvent(ip1)).word("source.ip"), "its request is under way")
+		began := time.Now()
+		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip3)).word("source.ip"))
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, []string{ip1}, source.asked())
+	})
+}
+
 func TestBatchesAtATimeShareARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource(t)
