@@ -128,6 +128,7 @@ func TestFullQueueWithoutQuota(t *testing.T) {
 		defer b.close()
 		assert.Equal(t, "pending unknown", b.doc(ipEvent(ip1)).word("source.ip"))
 		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip2)).word("source.ip"), "it fills the queue")
+		synctest.Wait() // a worker has found that there is no quota
 		assert.Equal(t, "found malicious", b.doc(ipEvent(ip1)).word("source.ip"), "its request is under way")
 		began := time.Now()
 		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip3)).word("source.ip"))
