@@ -131,12 +131,13 @@ func New(cfg Config) (*Scanner, error) {
 	if cfg.MaxValues < 0 {
 		wrong = append(wrong, fmt.Errorf("at most %d values: want 0 (the default) or more", cfg.MaxValues))
 	}
+	known := make(map[step]int32)
 	for _, x := range roles {
-		s.nodes[s.insert(x.path)].role = x.role
+		s.nodes[s.insert(known, x.path)].role = x.role
 	}
-	s.arcanna = s.insert("arcanna")
+	s.arcanna = s.insert(known, "arcanna")
 	for i, x := range facts {
-		n := &s.nodes[s.insert(x.path)]
+		n := &s.nodes[s.insert(known, x.path)]
 		if x.kinds&kindText != 0 {
 			n.text = 1 << i
 		}
@@ -149,7 +150,7 @@ func New(cfg Config) (*Scanner, error) {
 			wrong = append(wrong, fmt.Errorf("field %q: want names joined by single dots", f.Path))
 			continue
 		}
-		n := &s.nodes[s.insert(f.Path)]
+		n := &s.nodes[s.insert(known, f.Path)]
 		n.fields = append(n.fields, int32(i))
 		if f.Hashes {
 			n.hashes = append(n.hashes, int32(i))
@@ -162,28 +163,32 @@ func New(cfg Config) (*Scanner, error) {
 	return s, nil
 }
 
+// step is a segment below a node: how New finds the nodes that it has made.
+type step struct {
+	parent  int32
+	segment string
+}
+
 // insert returns the node of a path, and makes it and those above it if needed.
-func (s *Scanner) insert(path string) int32 {
+func (s *Scanner) insert(known map[step]int32, path string) int32 {
 	at := int32(root)
-	for seg := range strings.SplitSeq(path, ".") {
-		at = s.child(at, seg)
+	for segment := range strings.SplitSeq(path, ".") {
+		below := step{at, segment}
+		next, ok := known[below]
+		if !ok {
+			s.nodes[at].branch = true
+			next = int32(len(s.nodes))
+			s.nodes = append(s.nodes, node{segment: segment, parent: at})
+			known[below] = next
+		}
+		at = next
 	}
 	return at
 }
 
-func (s *Scanner) child(parent int32, segment string) int32 {
-	for i := root + 1; i < len(s.nodes); i++ {
-		if n := &s.nodes[i]; n.parent == parent && n.segment == segment {
-			return int32(i)
-		}
-	}
-	s.nodes[parent].branch = true
-	s.nodes = append(s.nodes, node{segment: segment, parent: parent})
-	return int32(len(s.nodes) - 1)
-}
-
-// index builds the hash table. Paths are hashed as the pass hashes them, so a
-// path costs one slot however an event groups it into dotted keys and objects.
+// index builds the hash table. Paths are hashed as the pass hashes them, segment
+// by segment, so a path costs one slot however an event groups it into dotted
+// keys and objects: a hundred levels have 2^99 groupings and take a hundred nodes.
 func (s *Scanner) index() {
 	size := 64
 	for size < 4*len(s.nodes) {
