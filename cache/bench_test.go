@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -35,12 +36,25 @@ func BenchmarkGet(b *testing.B) {
 		keys := benchKeys(n)
 		b.Run(fmt.Sprintf("entries=%d/of=cache", n), func(b *testing.B) {
 			c := filled(n, keys)
+			now := time.Now()
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if _, fresh, ok := c.Get(keys[i*7919%n]); !fresh || !ok {
+				if _, fresh, ok := c.Get(keys[i*7919%n], now); !fresh || !ok {
 					b.Fatal("not there")
 				}
 			}
+		})
+		b.Run(fmt.Sprintf("entries=%d/of=cache/parallel", n), func(b *testing.B) {
+			c := filled(n, keys)
+			now := time.Now()
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := rand.IntN(n); pb.Next(); i += 7919 {
+					if _, fresh, ok := c.Get(keys[i%n], now); !fresh || !ok {
+						b.Fatal("not there")
+					}
+				}
+			})
 		})
 		b.Run(fmt.Sprintf("entries=%d/of=go-cache", n), func(b *testing.B) {
 			c := gocache.New(time.Hour, 0)
@@ -91,7 +105,7 @@ func BenchmarkGetWhileInserting(b *testing.B) {
 	took := make([]time.Duration, 0, 1<<20)
 	for i := 0; b.Loop(); i++ {
 		start := time.Now()
-		c.Get(keys[i*7919%len(keys)])
+		c.Get(keys[i*7919%len(keys)], start)
 		if d := time.Since(start); len(took) < cap(took) {
 			took = append(took, d)
 		} else {

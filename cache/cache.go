@@ -9,11 +9,13 @@
 // indicator that keeps coming is never pushed out by a flood of new ones that
 // are seen once.
 //
-// The map is go-cache's, cut into shards, with its janitor off and its own
-// expiry unused: its janitor walks a whole map under the write lock, and it
-// deletes what could still be served as stale. A reader takes only go-cache's
-// lock, which is then never held for longer than one map operation; order and
-// expiry are kept beside it, under a lock that only writers take.
+// The maps are go-cache's, with its janitor off and its own expiry unused: its
+// janitor walks a whole map under the write lock, and it deletes what could
+// still be served as stale. A reader takes only the lock of one map, which is
+// then never held for longer than one operation on it; order and expiry are kept
+// beside the maps, in shards, under locks that only writers take. Maps are many,
+// so that readers seldom meet at a lock; shards are few, since the order of
+// eviction is exact only within one.
 package cache
 
 import (
@@ -28,10 +30,14 @@ import (
 )
 
 const (
-	// entriesPerShard is how many entries are worth a shard of their own. Small
-	// caches have one, and so an exact order of eviction.
-	entriesPerShard = 512
-	maxShards       = 256
+	// entriesPerMap is how many entries are worth a map of their own.
+	entriesPerMap = 512
+	maxMaps       = 256
+	// oneShardBelow is the size from which writers would keep each other waiting
+	// for longer than an exact order is worth. From there each shard has about
+	// entriesPerShard.
+	oneShardBelow   = 64 << 10
+	entriesPerShard = 16 << 10
 
 	// maxSteps bounds the work of one eviction. Where this many in a row were
 	// asked for, the next goes although it was asked for too: an accepted
@@ -50,21 +56,22 @@ type Config struct {
 
 // Cache maps keys to values. It is safe for concurrent use.
 type Cache[V any] struct {
-	max    int64                     // constant
-	seed   maphash.Seed              // constant
-	clock  func() (wall, mono int64) // constant; see clockOf
-	disk   disk                      // constant
-	shards []shard[V]                // their number is constant and a power of two
+	max    int64            // constant
+	seed   maphash.Seed     // constant
+	now    func() time.Time // constant
+	start  time.Time        // constant; the monotonic clock's zero
+	disk   disk             // constant
+	maps   []*gocache.Cache // key to *entry[V]; their number is a constant power of two. Each has its own lock
+	shards []shard[V]       // the same, and at most as many
 
 	used    atomic.Int64 // keys that exist or are about to be inserted; never more than max
 	saving  sync.Mutex   // held by Save: one at a time
-	flights []flights[V] // as many as shards
+	flights []flights[V] // as many as maps
 }
 
-// shard is a part of the map and the order of its entries.
+// shard is the order of the entries of some of the maps, which are written only
+// under its lock.
 type shard[V any] struct {
-	items *gocache.Cache // key to *entry[V]; has its own lock; written only under mu
-
 	mu             sync.Mutex  // for writers
 	oldest, newest *entry[V]   // list in order of insertion; guarded by mu
 	hand           *entry[V]   // next to be looked at by evict, nil: oldest; guarded by mu
@@ -74,13 +81,14 @@ type shard[V any] struct {
 // entry is one key and its value. A new value is a new entry, so that readers
 // need no lock for what does not change.
 type entry[V any] struct {
-	key     string // constant
-	value   V      // constant
-	created int64  // constant; wall time in nanoseconds
-	expires int64  // constant; the same
-	until   int64  // constant; the end of the lifetime on the monotonic clock
+	// What Get reads stands together, to be in one cache line more often than not.
+	value   V           // constant
+	expires int64       // constant; wall time in nanoseconds
+	until   int64       // constant; the end of the lifetime on the monotonic clock
+	asked   atomic.Bool // asked for since the hand last passed; set by readers, cleared by writers
 
-	asked atomic.Bool // asked for since the hand last passed; set by readers, cleared by writers
+	key     string // constant
+	created int64  // constant; wall time in nanoseconds
 
 	older, newer *entry[V] // guarded by shard.mu
 	index        int       // in shard.expiring, -1: not there; guarded by shard.mu
@@ -88,47 +96,59 @@ type entry[V any] struct {
 
 // New makes an empty cache.
 func New[V any](cfg Config) *Cache[V] {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	c := &Cache[V]{
 		max:   int64(max(cfg.MaxEntries, 1)),
 		seed:  maphash.MakeSeed(),
-		clock: clockOf(cfg.Now),
+		now:   cfg.Now,
+		start: cfg.Now(),
 		disk:  osDisk{},
 	}
-	n := 1
-	for n < maxShards && int64(2*n*entriesPerShard) <= c.max {
-		n *= 2
-	}
-	c.shards = make([]shard[V], n)
-	c.flights = make([]flights[V], n)
-	for i := range c.shards {
-		c.shards[i].items = gocache.New(gocache.NoExpiration, 0)
+	maps, shards := parts(c.max)
+	c.maps = make([]*gocache.Cache, maps)
+	c.shards = make([]shard[V], shards)
+	c.flights = make([]flights[V], maps)
+	for i := range c.maps {
+		c.maps[i] = gocache.New(gocache.NoExpiration, 0)
 		c.flights[i].m = make(map[string]*Flight[V])
 	}
 	return c
 }
 
-// clockOf tells the time twice. The wall clock ends lifetimes over a suspend
-// and a restart, the monotonic one when somebody sets the wall clock back: a
-// value is fresh only as long as both say so.
-func clockOf(now func() time.Time) func() (wall, mono int64) {
-	if now == nil {
-		now = time.Now
+// parts is how many maps and shards a cache of so many entries has.
+func parts(entries int64) (maps, shards int) {
+	maps, shards = 1, 1
+	for maps < maxMaps && int64(2*maps)*entriesPerMap <= entries {
+		maps *= 2
 	}
-	start := now()
-	return func() (wall, mono int64) {
-		t := now()
-		return t.UnixNano(), int64(t.Sub(start))
+	for entries >= oneShardBelow && shards < maps && int64(2*shards)*entriesPerShard <= entries {
+		shards *= 2
 	}
+	return maps, shards
+}
+
+// clock tells the time twice. The wall clock ends lifetimes over a suspend and a
+// restart, the monotonic one when somebody sets the wall clock back: a value is
+// fresh only as long as both say so.
+func (c *Cache[V]) clock() (wall, mono int64) { return c.times(c.now()) }
+
+// times is a reading of Config.Now by both clocks.
+func (c *Cache[V]) times(t time.Time) (wall, mono int64) {
+	return t.UnixNano(), int64(t.Sub(c.start))
 }
 
 // Get returns the value of key. ok: there is one; fresh: its lifetime is not
 // over yet. An expired value stays until it is evicted or replaced, so that it
-// can be served as stale. Get does not allocate and does not keep key.
-func (c *Cache[V]) Get(key []byte) (v V, fresh, ok bool) {
+// can be served as stale. now is what Config.Now said: one reading does for many
+// keys, as long as the caller may be late by its age. Get does not allocate and
+// does not keep key.
+func (c *Cache[V]) Get(key []byte, now time.Time) (v V, fresh, ok bool) {
 	// The string shares key's bytes: it is looked up with and then forgotten, so
 	// nobody sees it change.
 	k := unsafe.String(unsafe.SliceData(key), len(key))
-	x, ok := c.shards[c.shardOf(k)].items.Get(k)
+	x, ok := c.maps[c.mapOf(k)].Get(k)
 	if !ok {
 		return v, false, false
 	}
@@ -136,7 +156,7 @@ func (c *Cache[V]) Get(key []byte) (v V, fresh, ok bool) {
 	if !e.asked.Load() { // a write only where it changes something: hot entries are shared by all cores
 		e.asked.Store(true)
 	}
-	return e.value, e.fresh(c.clock()), true
+	return e.value, e.fresh(c.times(now)), true
 }
 
 // Set stores a value for the given lifetime. With none (0 or less) it is stale
@@ -145,9 +165,10 @@ func (c *Cache[V]) Set(key string, v V, lifetime time.Duration) {
 	wall, mono := c.clock()
 	life := int64(min(max(lifetime, 0), maxLifetime))
 	e := &entry[V]{key: key, value: v, created: wall, expires: wall + life, until: mono + life}
-	home := c.shardOf(key)
+	in := c.mapOf(key)
+	home := in % len(c.shards)
 	for {
-		if c.put(&c.shards[home], e, wall, mono) {
+		if c.put(&c.shards[home], c.maps[in], e, wall, mono) {
 			return
 		}
 		// The cache is full and none of it lies in this shard: the room is made in
@@ -160,12 +181,12 @@ func (c *Cache[V]) Set(key string, v V, lifetime time.Duration) {
 	}
 }
 
-// put stores e in its shard. It is false where that would be one key too many
+// put stores e in its shard and map. It is false where that would be one key too many
 // and the shard has none to give.
-func (c *Cache[V]) put(s *shard[V], e *entry[V], wall, mono int64) bool {
+func (c *Cache[V]) put(s *shard[V], m *gocache.Cache, e *entry[V], wall, mono int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if x, ok := s.items.Get(e.key); ok {
+	if x, ok := m.Get(e.key); ok {
 		old := x.(*entry[V])
 		e.asked.Store(old.asked.Load())
 		s.unlink(old)
@@ -173,10 +194,10 @@ func (c *Cache[V]) put(s *shard[V], e *entry[V], wall, mono int64) bool {
 		if s.oldest == nil {
 			return false
 		}
-		s.evict(wall, mono) // its place is ours
+		c.evict(s, wall, mono) // its place is ours
 	}
 	s.linkNewest(e)
-	s.items.Set(e.key, e, gocache.NoExpiration)
+	m.Set(e.key, e, gocache.NoExpiration)
 	return true
 }
 
@@ -187,7 +208,7 @@ func (c *Cache[V]) makeRoom(s *shard[V], wall, mono int64) bool {
 	if s.oldest == nil {
 		return false
 	}
-	s.evict(wall, mono)
+	c.evict(s, wall, mono)
 	c.used.Add(-1)
 	return true
 }
@@ -208,23 +229,30 @@ func (c *Cache[V]) reserve() bool {
 // Len is the number of keys, stale ones included.
 func (c *Cache[V]) Len() int { return int(c.used.Load()) }
 
-func (c *Cache[V]) shardOf(key string) int {
-	return int(maphash.String(c.seed, key) & uint64(len(c.shards)-1))
+// mapOf is the number of key's map, and modulo their number that of its shard.
+func (c *Cache[V]) mapOf(key string) int {
+	return int(maphash.String(c.seed, key) & uint64(len(c.maps)-1))
 }
 
 // fresh: the lifetime is not over by either clock.
 func (e *entry[V]) fresh(wall, mono int64) bool { return wall < e.expires && mono < e.until }
 
 // evict takes one entry out of a shard that has one. The caller holds s.mu.
-func (s *shard[V]) evict(wall, mono int64) {
+func (c *Cache[V]) evict(s *shard[V], wall, mono int64) {
+	e := s.victim(wall, mono)
+	s.unlink(e)
+	c.maps[c.mapOf(e.key)].Delete(e.key)
+}
+
+// victim is the entry that goes next. The caller holds s.mu and takes it out.
+func (s *shard[V]) victim(wall, mono int64) *entry[V] {
 	for range maxSteps {
 		if len(s.expiring) == 0 || s.expiring[0].fresh(wall, mono) {
 			break
 		}
 		e := heap.Pop(&s.expiring).(*entry[V])
 		if !e.asked.Load() {
-			s.remove(e)
-			return
+			return e
 		}
 		// Expired, but asked for: it may be all there is to serve while the source
 		// is away. From here on it takes its chance with the rest.
@@ -244,13 +272,7 @@ func (s *shard[V]) evict(wall, mono int64) {
 		e = s.oldest
 	}
 	s.hand = e
-	s.remove(e)
-}
-
-// remove takes e out of map and order. The caller holds s.mu.
-func (s *shard[V]) remove(e *entry[V]) {
-	s.unlink(e)
-	s.items.Delete(e.key)
+	return e
 }
 
 // unlink takes e out of the order. The caller holds s.mu.

@@ -43,33 +43,33 @@ func newCache(entries int) (*cache.Cache[string], *fakeClock) {
 }
 
 func has[V any](c *cache.Cache[V], key string) bool {
-	_, _, ok := c.Get([]byte(key))
+	_, _, ok := c.Get([]byte(key), time.Time{})
 	return ok
 }
 
 func TestFreshThenStale(t *testing.T) {
 	c, clock := newCache(10)
-	_, fresh, ok := c.Get([]byte("a"))
+	_, fresh, ok := c.Get([]byte("a"), clock.now())
 	assert.False(t, fresh)
 	assert.False(t, ok)
 
 	c.Set("a", "1", time.Minute)
-	v, fresh, ok := c.Get([]byte("a"))
+	v, fresh, ok := c.Get([]byte("a"), clock.now())
 	assert.Equal(t, "1", v)
 	assert.True(t, fresh)
 	assert.True(t, ok)
 
 	clock.add(time.Minute - 1)
-	_, fresh, _ = c.Get([]byte("a"))
+	_, fresh, _ = c.Get([]byte("a"), clock.now())
 	assert.True(t, fresh, "its lifetime is not over")
 	clock.add(1)
-	v, fresh, ok = c.Get([]byte("a"))
+	v, fresh, ok = c.Get([]byte("a"), clock.now())
 	assert.Equal(t, "1", v)
 	assert.False(t, fresh)
 	assert.True(t, ok, "stale ones are still there")
 
 	c.Set("a", "2", time.Minute)
-	v, fresh, _ = c.Get([]byte("a"))
+	v, fresh, _ = c.Get([]byte("a"), clock.now())
 	assert.Equal(t, "2", v)
 	assert.True(t, fresh)
 	assert.Equal(t, 1, c.Len())
@@ -81,38 +81,38 @@ func TestOddLifetimesAndKeys(t *testing.T) {
 	c.Set("zero", "", 0)
 	c.Set("negative", "", -time.Hour)
 	c.Set("forever", "", 1<<63-1)
-	v, fresh, ok := c.Get(nil)
+	v, fresh, ok := c.Get(nil, clock.now())
 	assert.True(t, ok && fresh && v == "empty key")
 	for _, key := range []string{"zero", "negative"} {
-		_, fresh, ok = c.Get([]byte(key))
+		_, fresh, ok = c.Get([]byte(key), clock.now())
 		assert.True(t, ok, key)
 		assert.False(t, fresh, key)
 	}
 	clock.add(99 * 365 * 24 * time.Hour)
-	_, fresh, _ = c.Get([]byte("forever"))
+	_, fresh, _ = c.Get([]byte("forever"), clock.now())
 	assert.True(t, fresh)
 }
 
 func TestGetDoesNotKeepKey(t *testing.T) {
-	c, _ := newCache(10)
+	c, clock := newCache(10)
 	c.Set("a", "1", time.Hour)
 	key := []byte("a")
 	require.True(t, has(c, "a"))
-	_, _, ok := c.Get(key)
+	_, _, ok := c.Get(key, clock.now())
 	require.True(t, ok)
 	key[0] = 'b'
-	_, _, ok = c.Get(key)
+	_, _, ok = c.Get(key, clock.now())
 	assert.False(t, ok)
 	assert.True(t, has(c, "a"))
 }
 
 func TestGetDoesNotAllocate(t *testing.T) {
-	c, _ := newCache(10)
+	c, clock := newCache(10)
 	c.Set("ip:203.0.113.7", "1", time.Hour)
 	key, absent := []byte("ip:203.0.113.7"), []byte("ip:203.0.113.8")
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		c.Get(key)
-		c.Get(absent)
+		c.Get(key, clock.now())
+		c.Get(absent, clock.now())
 	}))
 }
 
@@ -125,7 +125,7 @@ func TestNeverMoreThanMaxEntries(t *testing.T) {
 			for i := range 4*most + 50 {
 				key := fmt.Sprint(r.IntN(3 * most))
 				c.Set(key, key, time.Duration(r.IntN(100))*time.Second)
-				v, _, ok := c.Get([]byte(key))
+				v, _, ok := c.Get([]byte(key), clock.now())
 				require.True(t, ok, "what was just set is there")
 				require.Equal(t, key, v)
 				require.LessOrEqual(t, c.Len(), most)

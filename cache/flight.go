@@ -2,7 +2,7 @@ package cache
 
 import "sync"
 
-// flights are the loads under way of one shard's keys.
+// flights are the loads under way of one map's keys.
 type flights[V any] struct {
 	mu sync.Mutex
 	m  map[string]*Flight[V] // guarded by mu
@@ -25,7 +25,7 @@ type Flight[V any] struct {
 // true and the caller must Finish it. Between a look into the cache and Join a
 // load may have ended: a leader looks once more.
 func (c *Cache[V]) Join(key string) (f *Flight[V], leader bool) {
-	home := &c.flights[c.shardOf(key)]
+	home := &c.flights[c.mapOf(key)]
 	home.mu.Lock()
 	defer home.mu.Unlock()
 	if f, ok := home.m[key]; ok {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	gocache "github.com/patrickmn/go-cache"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,7 +21,13 @@ func check[V any](t *testing.T, c *Cache[V]) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		items := s.items.Items()
+		items := make(map[string]gocache.Item)
+		for j := i; j < len(c.maps); j += len(c.shards) {
+			for key, item := range c.maps[j].Items() {
+				require.Equal(t, j, c.mapOf(key))
+				items[key] = item
+			}
+		}
 		n, hand, expiring := 0, s.hand == nil, 0
 		var older *entry[V]
 		for e := s.oldest; e != nil; older, e = e, e.newer {
@@ -47,11 +55,14 @@ func check[V any](t *testing.T, c *Cache[V]) {
 }
 
 func TestInvariantsUnderLoad(t *testing.T) {
-	for _, most := range []int{1, 7, 3000} {
+	for _, most := range []int{1, 7, 3000, oneShardBelow} {
 		t.Run(fmt.Sprint(most), func(t *testing.T) {
 			var offset atomic.Int64
 			start := time.Now()
 			c := New[int](Config{MaxEntries: most, Now: func() time.Time { return start.Add(time.Duration(offset.Load())) }})
+			for k := range most {
+				c.Set(fmt.Sprint(k), k, time.Microsecond)
+			}
 			path := filepath.Join(t.TempDir(), "snapshot")
 			encode := func(dst []byte, v int) []byte { return fmt.Append(dst, v) }
 			stop := make(chan struct{})
@@ -79,7 +90,7 @@ func TestInvariantsUnderLoad(t *testing.T) {
 						case 0, 1, 2:
 							c.Set(key, k, time.Duration(r.IntN(1000)))
 						case 3, 4:
-							if v, _, ok := c.Get([]byte(key)); ok && v != k {
+							if v, _, ok := c.Get([]byte(key), c.now()); ok && v != k {
 								t.Errorf("%s has the value %d", key, v)
 							}
 						default:
@@ -94,7 +105,7 @@ func TestInvariantsUnderLoad(t *testing.T) {
 							}
 						}
 						offset.Add(int64(r.IntN(3)))
-						if i%2000 == 0 {
+						if i%2500 == 0 {
 							if err := c.Save(path, encode); err != nil {
 								t.Error(err)
 							}
@@ -114,57 +125,90 @@ func TestInvariantsUnderLoad(t *testing.T) {
 }
 
 func TestRoomIsMadeInOtherShards(t *testing.T) {
-	c := New[int](Config{MaxEntries: 1024})
+	const most = oneShardBelow
+	c := New[int](Config{MaxEntries: most})
 	require.Greater(t, len(c.shards), 1)
+	shardOf := func(key string) int { return c.mapOf(key) % len(c.shards) }
 	// Every key of one shard first, until the cache is full of them.
-	for i := 0; c.Len() < 1024; i++ {
-		if key := fmt.Sprint(i); c.shardOf(key) == 0 {
+	for i := 0; c.Len() < most; i++ {
+		if key := fmt.Sprint(i); shardOf(key) == 0 {
 			c.Set(key, i, time.Hour)
 		}
 	}
 	for i := 0; ; i++ {
-		if key := fmt.Sprint("x", i); c.shardOf(key) == 1 {
+		if key := fmt.Sprint("x", i); shardOf(key) == 1 {
 			c.Set(key, i, time.Hour)
-			_, _, ok := c.Get([]byte(key))
+			_, _, ok := c.Get([]byte(key), c.now())
 			require.True(t, ok)
 			break
 		}
 	}
 	check(t, c)
-	require.Equal(t, 1024, c.Len())
+	require.Equal(t, most, c.Len())
+}
+
+func TestParts(t *testing.T) {
+	for _, tc := range []struct {
+		entries      int64
+		maps, shards int
+	}{
+		{1, 1, 1}, {1023, 1, 1}, {1024, 2, 1}, {10_000, 16, 1}, {64<<10 - 1, 64, 1},
+		{64 << 10, 128, 4}, {1_000_000, 256, 32}, {1 << 30, 256, 256},
+	} {
+		maps, shards := parts(tc.entries)
+		assert.Equal(t, [2]int{tc.maps, tc.shards}, [2]int{maps, shards}, "%d entries", tc.entries)
+	}
+}
+
+// Below 64 k entries the order is exact, however many maps there are.
+func TestTheOldestGoesFirstOverAllMaps(t *testing.T) {
+	const most = 5000
+	c := New[int](Config{MaxEntries: most})
+	require.Greater(t, len(c.maps), 1)
+	for i := range 2 * most {
+		c.Set(fmt.Sprint(i), i, time.Hour)
+	}
+	require.Equal(t, most, c.Len())
+	for i := range most {
+		_, _, ok := c.Get(fmt.Append(nil, i+most), c.now())
+		require.True(t, ok, i)
+	}
+	check(t, c)
 }
 
 // Setting the wall clock back must not lengthen a lifetime, and time that the
 // monotonic clock missed, as in a suspended machine, must count.
 func TestBothClocksEndALifetime(t *testing.T) {
-	c := New[int](Config{MaxEntries: 4})
-	var wall, mono int64 = 1e18, 1e9
-	c.clock = func() (int64, int64) { return wall, mono }
+	wall := testTime
+	now := func() time.Time { return wall }
+	c := New[int](Config{MaxEntries: 4, Now: now})
+	// testTime has no monotonic reading, so that clock's zero is moved instead.
+	moveWall := func(d time.Duration) { wall, c.start = wall.Add(d), c.start.Add(d) }
+	moveMono := func(d time.Duration) { c.start = c.start.Add(-d) }
 	fresh := func() bool {
-		_, fresh, ok := c.Get([]byte("a"))
+		_, fresh, ok := c.Get([]byte("a"), c.now())
 		require.True(t, ok)
 		return fresh
 	}
 	c.Set("a", 1, time.Hour)
 	require.True(t, fresh())
-	wall -= int64(24 * time.Hour)
+	moveWall(-24 * time.Hour)
 	require.True(t, fresh())
-	mono += int64(time.Hour)
+	moveMono(time.Hour)
 	require.False(t, fresh(), "an hour has passed, whatever the wall clock says")
 
 	c.Set("a", 1, time.Hour)
 	require.True(t, fresh())
-	wall += int64(time.Hour)
+	moveWall(time.Hour)
 	require.False(t, fresh(), "an hour on the wall clock alone")
 
 	// What this process knows to be over, the next one does not take for fresh.
 	c.Set("a", 1, time.Hour)
-	wall -= int64(time.Minute)
-	mono += int64(2 * time.Hour)
+	moveWall(-time.Minute)
+	moveMono(2 * time.Hour)
 	path := filepath.Join(t.TempDir(), "snapshot")
 	require.NoError(t, c.Save(path, func(dst []byte, _ int) []byte { return dst }))
-	next := New[int](Config{MaxEntries: 4})
-	next.clock = c.clock
+	next := New[int](Config{MaxEntries: 4, Now: now})
 	n, err := next.Load(path, func([]byte) (int, error) { return 1, nil })
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
@@ -177,7 +221,7 @@ func TestWorkOfOneEvictionIsBounded(t *testing.T) {
 	c := New[int](Config{MaxEntries: most})
 	for i := range most {
 		c.Set(fmt.Sprint(i), i, time.Hour)
-		c.Get(fmt.Append(nil, i))
+		c.Get(fmt.Append(nil, i), c.now())
 	}
 	asked := func() (n int) {
 		for e := c.shards[0].oldest; e != nil; e = e.newer {

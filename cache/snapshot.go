@@ -396,13 +396,14 @@ func parseEntry[V any](b []byte, wall, mono int64) (e *entry[V], value []byte, o
 // putOldest stores an entry of a snapshot behind all others of its shard. It is
 // false where the key is known or there is no room.
 func (c *Cache[V]) putOldest(e *entry[V]) bool {
-	s := &c.shards[c.shardOf(e.key)]
+	in := c.mapOf(e.key)
+	s := &c.shards[in%len(c.shards)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.items.Get(e.key); ok || !c.reserve() {
+	if _, ok := c.maps[in].Get(e.key); ok || !c.reserve() {
 		return false
 	}
 	s.linkOldest(e)
-	s.items.Set(e.key, e, gocache.NoExpiration)
+	c.maps[in].Set(e.key, e, gocache.NoExpiration)
 	return true
 }

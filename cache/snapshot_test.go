@@ -33,7 +33,7 @@ func decodeString(b []byte) (string, error)    { return string(b), nil }
 
 // state is what a cache says of a key: "value fresh", "value stale" or "none".
 func state(c *Cache[string], key string) string {
-	v, fresh, ok := c.Get([]byte(key))
+	v, fresh, ok := c.Get([]byte(key), c.now())
 	switch {
 	case !ok:
 		return "none"
@@ -133,7 +133,7 @@ func TestLoadKeepsWhatIsWorthMost(t *testing.T) {
 	set("stale", time.Minute)
 	set("old", time.Hour)
 	set("new", time.Hour)
-	c.Get([]byte("asked"))
+	c.Get([]byte("asked"), c.now())
 	now = now.Add(time.Minute)
 	require.NoError(t, c.Save(path, encodeString))
 
@@ -153,8 +153,8 @@ func TestLoadKeepsWhatIsWorthMost(t *testing.T) {
 	require.NoError(t, err)
 	for i, gone := range []string{"stale", "old", "new"} {
 		c.Set(fmt.Sprint(i), "", time.Hour)
-		c.Get(fmt.Append(nil, i))
-		_, ok := c.shards[0].items.Get(gone)
+		c.Get(fmt.Append(nil, i), c.now())
+		_, ok := c.maps[0].Get(gone)
 		assert.False(t, ok, gone)
 	}
 	assert.Equal(t, " fresh", state(c, "asked"))

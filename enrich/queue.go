@@ -168,7 +168,7 @@ func (q *queue) ask(ind Indicator, key string) (f *cache.Flight[*Answer], joined
 		return f, true
 	}
 	// Between the caller's look into the cache and now another flight may have ended.
-	if a, fresh, ok := q.answers.Get([]byte(key)); ok && fresh {
+	if a, fresh, ok := q.answers.Get([]byte(key), q.now()); ok && fresh {
 		f.Finish(a, nil)
 		return f, true
 	}

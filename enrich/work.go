@@ -788,7 +788,7 @@ func (w *Work) recall(ctx context.Context, n uint32) error {
 		return err
 	}
 	s.key = appendKey(s.key[:0], f.typ, s.text[f.at:f.at+f.size])
-	a, fresh, ok := w.e.answers.Get(s.key)
+	a, fresh, ok := w.e.answers.Get(s.key, w.now)
 	if ok && fresh {
 		f.cached = cacheHit
 		w.settleFinding(f, a, statusFound)
