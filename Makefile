@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check fuzz bench test-real clean
+.PHONY: help build demo test check fuzz bench test-real torture soak clean
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
@@ -13,6 +13,7 @@ RACE     := $(if $(CC_FOUND),-race)
 TEST     := $(if $(CC_FOUND),CGO_ENABLED=1,CGO_ENABLED=0) go test $(RACE)
 
 FUZZTIME ?= 1m
+SOAK     ?= 1h
 OUT      ?= vtsidecar
 
 help: ## this list
@@ -43,6 +44,11 @@ bench: build ## whole processes side by side, as ratios to a floor
 
 test-real: ## real Filebeat against the real binary; installs strace where it is missing
 	@scripts/test-real.sh
+
+soak: OUT = bin/vtsidecar
+soak: build ## SOAK (default 1h) of ordinary days: memory flat, every event counted
+	CGO_ENABLED=0 go build -trimpath -o bin/torture ./internal/torture
+	bin/torture soak -for $(SOAK) $(SOAKFLAGS)
 
 clean: ## what the other targets left behind, but not the cached Filebeat
 	rm -rf vtsidecar bin .cache/demo
