@@ -34,12 +34,16 @@ type role uint8
 
 const (
 	rolePlain     role = iota
-	roleMetadata       // @metadata: cut
 	roleMetaID         // @metadata._id
 	roleArcanna        // arcanna: our verdict goes in here
-	roleVerdict        // arcanna.ioc: cut, unless it is trusted
 	roleVolatile       // differs between two sends of one event
 	roleTimestamp      // differs between two reads of one line of a file
+	roleCompleted      // what hits add to threat and related
+
+	// From here on the key itself says something to the pass.
+	roleSite     // threat, related: hits are added there
+	roleMetadata // @metadata: cut
+	roleVerdict  // arcanna.ioc: cut, unless it is trusted
 )
 
 // Kinds of leaf.
@@ -60,6 +64,42 @@ var roles = []struct {
 	{"event.created", roleVolatile},      // when the Beat read it
 	{"event.ingested", roleVolatile},
 	{"@timestamp", roleTimestamp},
+	{"threat", roleSite},
+	{"related", roleSite},
+}
+
+// completed are the leaves that a server adds to an event with hits, below
+// threat and related. They differ between two sends of one event (the time of
+// the match, answers that have changed), so an event that has been through a
+// server, as its verdict shows, is identified without them. In an event without
+// a verdict they are leaves as any other.
+var completed = []string{
+	"related.ip", "related.hash", "related.hosts",
+	"threat.enrichments",
+	"threat.enrichments.indicator.type",
+	"threat.enrichments.indicator.ip",
+	"threat.enrichments.indicator.url.full",
+	"threat.enrichments.indicator.url.domain",
+	"threat.enrichments.indicator.file.hash.md5",
+	"threat.enrichments.indicator.file.hash.sha1",
+	"threat.enrichments.indicator.file.hash.sha256",
+	"threat.enrichments.indicator.provider",
+	"threat.enrichments.indicator.confidence",
+	"threat.enrichments.indicator.scanner_stats",
+	"threat.enrichments.indicator.reference",
+	"threat.enrichments.indicator.description",
+	"threat.enrichments.indicator.first_seen",
+	"threat.enrichments.indicator.last_seen",
+	"threat.enrichments.indicator.modified_at",
+	"threat.enrichments.indicator.as.number",
+	"threat.enrichments.indicator.as.organization.name",
+	"threat.enrichments.indicator.geo.country_iso_code",
+	"threat.enrichments.feed.name",
+	"threat.enrichments.matched.atomic",
+	"threat.enrichments.matched.field",
+	"threat.enrichments.matched.id",
+	"threat.enrichments.matched.occurred",
+	"threat.enrichments.matched.type",
 }
 
 // facts are the leaves that together name an event's place in its source.
@@ -135,6 +175,9 @@ func New(cfg Config) (*Scanner, error) {
 	for _, x := range roles {
 		s.nodes[s.insert(known, x.path)].role = x.role
 	}
+	for _, path := range completed {
+		s.nodes[s.insert(known, path)].role = roleCompleted
+	}
 	s.arcanna = s.insert(known, "arcanna")
 	for i, x := range facts {
 		n := &s.nodes[s.insert(known, x.path)]
@@ -205,6 +248,8 @@ func (s *Scanner) index() {
 			n.sum = sumNothing
 		case roleTimestamp:
 			n.sum = sumStamp
+		case roleSite, roleCompleted:
+			n.sum = sumCompleted
 		}
 		hashes[i] = extend(hashes[n.parent], []byte(n.segment))
 		at := hashes[i] & uint64(size-1)

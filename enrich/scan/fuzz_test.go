@@ -38,6 +38,11 @@ var fuzzSeeds = []string{
 	`{"arcanna.ioc":1,"arcanna.ioc.x":"y","arcanna.note":"k","b":2}`, `{"arcanna":{"ioc.x":1,"ioc.y":2},"arcanna":{"n":1}}`, `{"\u0061rcanna":{"i\u006fc":1,"z":2}}`,
 	`{"arcanna":[{"ioc":1},{"n":2}]}`, `{"arcanna":[]}`, `{"arcanna.ioc":1,"@metadata":2}`, `{"@metadata":2,"arcanna.ioc":1}`, `{"a":1,"arcanna.ioc":1,"@metadata":2,"b":3}`, `{"x":{"arcanna":{"ioc":1}}}`,
 	`{"arcanna":null,"arcanna.ioc":{"arcanna":{"ioc":1}}}`, `{"@metadata":{"arcanna":{"ioc":1},"@metadata":{"_id":"no"}}}`,
+	`{"arcanna":{"ioc":0}}`,
+	// What hits add to.
+	`{"threat":{"enrichments":[{"indicator":{"ip":"192.0.2.1","url.full":"x"},"matched":{"id":"i"}}],"n":1},"related":{"ip":["192.0.2.1"],"user":["u"]},"arcanna":{"ioc":1}}`,
+	`{"threat":{},"related.ip":"192.0.2.1","related.user":"u","threat.enrichments.matched.occurred":"t","arcanna.ioc":{}}`,
+	`{"threat":"x","related":["y"],"related.hash":[],"thre\u0061t.enrichments":{},"a":[{"threat":{}}]}`,
 	// Fields and hashes.
 	`{"a":["x",["y",{"b":"z"}],{"b":{"c":"w"}}],"a.b":"v","a.b.c":"u","a":{"b.c":"t"}}`,
 	`{"h":{"md5":"1","sha256":"2","n":3,"o":{"q":"r"},"l":["s"]},"h.md5":"4","h.sha1":"5","p.h.md5":"6","p":{"h.sha256":"7","h":{"sha256":"8"}},"h":"9","h":["10",{"x":"11"}]}`,

@@ -68,7 +68,7 @@ func (r *Result) reset(n int) {
 		*r = Result{}
 	}
 	r.Values, r.Dropped = r.Values[:0], 0
-	r.HasPosition, r.MetadataID, r.HadVerdict = false, nil, false
+	r.HasPosition, r.MetadataID, r.HadVerdict, r.HasSite = false, nil, false, false
 	r.breaks, r.cuts, r.metaCuts = false, r.cuts[:0], r.metaCuts[:0]
 	r.site, r.siteAt, r.siteFilled = siteEnd, 0, false
 	r.text, r.virtual, r.groups = r.text[:0], r.virtual[:0], 0

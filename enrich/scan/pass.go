@@ -162,15 +162,18 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 
 			switch {
 			case t.open.depth >= 0: // inside of a cut all goes
+			case mark < roleSite:
+				f.kept, f.keptMeta = true, true
+			case mark == roleSite:
+				f.kept, f.keptMeta = true, true
+				r.HasSite = true
 			case mark == roleMetadata:
 				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true}
-			case mark == roleVerdict:
+			default:
 				t.open = cut{depth: depth, from: from, comma: t.comma}
 				r.HadVerdict = true
 				vnode, member = none, 0
 				f.keptMeta = true
-			default:
-				f.kept, f.keptMeta = true, true
 			}
 
 			if b[p] != ':' {
@@ -390,7 +393,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 
 // tally is what the pass adds up.
 type tally struct {
-	sums     [3]sum // of the leaves' hashes
+	sums     [4]sum // of the leaves' hashes
 	found    uint16 // facts about the position
 	noObject bool   // an arcanna that is no object was seen
 	comma    int    // the last comma seen
@@ -399,9 +402,10 @@ type tally struct {
 
 // The sums of a tally.
 const (
-	sumAll     = iota
-	sumStamp   // @timestamp: volatile in file inputs only
-	sumNothing // volatile leaves; adding them to nothing costs less than asking
+	sumAll       = iota
+	sumStamp     // @timestamp: volatile in file inputs only
+	sumNothing   // volatile leaves; adding them to nothing costs less than asking
+	sumCompleted // what hits add to threat and related
 )
 
 // cut is the member that is being cut out.
@@ -426,6 +430,9 @@ func (r *Result) done(b []byte, p, n int, t *tally) (int, string) {
 	all := t.sums[sumAll]
 	if t.found&factsFile != factsFile {
 		all.addSum(t.sums[sumStamp])
+	}
+	if !r.HadVerdict {
+		all.addSum(t.sums[sumCompleted])
 	}
 	r.Digest = all.digest()
 	return 0, ""
@@ -514,7 +521,7 @@ func (s *Scanner) walk(path uint64, at int32, key []byte) (_ uint64, _, member i
 				member = at
 			}
 			if at = s.find(at, path, segment); at != none && mark == rolePlain {
-				if x := s.nodes[at].role; x == roleMetadata || x == roleVerdict {
+				if x := s.nodes[at].role; x >= roleSite {
 					mark = x
 				}
 			}

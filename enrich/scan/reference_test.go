@@ -315,15 +315,33 @@ func refLine(n *refNode, ioc string) string {
 	return b.String()
 }
 
+// hasVerdict says whether an arcanna.ioc is in the tree, outside of @metadata.
+func (n *refNode) hasVerdict(path []refStep) bool {
+	for _, m := range n.members {
+		if p := extendSteps(path, exact(m.units)); !isMetadata(p) && (isVerdict(p) || m.value.hasVerdict(p)) {
+			return true
+		}
+	}
+	for i, e := range n.elements {
+		if e.hasVerdict(append(slices.Clone(path), refStep{"", i})) {
+			return true
+		}
+	}
+	return false
+}
+
 // refLeaves lists the event's leaves, sorted: equal lists, equal identities.
 func refLeaves(n *refNode, file bool) []string {
 	var list []string
+	enriched := n.hasVerdict(nil)
 	n.leaves(nil, true, func(path []refStep, what string) {
-		names, _ := dotted(path)
+		names, arrays := dotted(path)
 		switch name := strings.Join(names, "."); {
 		case isMetadata(path), isVerdict(path),
+			name == "arcanna" && !arrays && what == "{", // our verdict fills it
 			name == "agent.ephemeral_id", name == "event.created", name == "event.ingested",
-			name == "@timestamp" && file:
+			name == "@timestamp" && file,
+			enriched && (name == "threat" || name == "related" || slices.Contains(completed, name)):
 			return
 		}
 		list = append(list, fmt.Sprintf("%#v = %s", path, what))

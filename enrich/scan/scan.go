@@ -55,7 +55,8 @@ type Result struct {
 	Dropped int
 
 	// Digest is the order-independent digest of all leaves outside @metadata and
-	// outside an incoming arcanna.ioc, less the volatile ones.
+	// outside an incoming arcanna.ioc, less the volatile ones, and, where an
+	// arcanna.ioc came in, less those that a server adds to threat and related.
 	Digest [16]byte
 	// HasPosition: the event names its place in its source (log.file.path with
 	// log.offset, winlog.record_id with its channel and computer, …), so the
@@ -66,6 +67,9 @@ type Result struct {
 	MetadataID []byte
 	// HadVerdict: the event came with an arcanna.ioc, nested or dotted.
 	HadVerdict bool
+	// HasSite: the event has a threat or a related of its own, or a dotted key
+	// that begins so; see Find.
+	HasSite bool
 
 	// What AppendLine needs. All offsets are into the scanned bytes.
 	begin, end int    // the top-level object: its '{', and behind its '}'

@@ -352,6 +352,40 @@ func TestDigest(t *testing.T) {
 	assert.Equal(t, pinned, fmt.Sprintf("%x", digest(`{"@timestamp":"2026-01-02T03:04:05.678Z","log":{"offset":42,"file":{"path":"/var/log/syslog"}},"message":"täst \"quoted\"","tags":["a",{"b":null}],"host.name":"web-1","a_rather_long_key_name":[]}`)))
 }
 
+// What a server adds to an event with hits must not make another event of it,
+// whatever groupings a relay gives it; without a verdict it is the sender's own.
+func TestDigestOfEnriched(t *testing.T) {
+	s := mustNew(t)
+	digest := func(doc string) [16]byte { return mustScan(t, s, doc).Digest }
+	enrichment := `{"indicator":{"type":"file","ip":"192.0.2.1","file":{"hash":{"md5":"m","sha1":"s","sha256":"t"}},"url":{"full":"u","domain":"d"},` +
+		`"provider":"virustotal","confidence":"High","scanner_stats":9,"reference":"r","description":"d","first_seen":"f","last_seen":"l","modified_at":"m",` +
+		`"as":{"number":64500,"organization":{"name":"X"}},"geo":{"country_iso_code":"NL"}},"feed":{"name":"VirusTotal"},` +
+		`"matched":{"atomic":"a","id":"i","type":"t","occurred":"o","field":"f"}}`
+	for sent, enriched := range map[string][]string{
+		`{"a":1}`: {
+			`{"a":1,"arcanna":{"ioc":{"x":1}}}`,
+			`{"a":1,"arcanna":{"ioc":{"x":1}},"threat":{"enrichments":[` + enrichment + `]},"related":{"ip":["192.0.2.1"],"hash":["t"],"hosts":["d"]}}`,
+			`{"a":1,"arcanna.ioc.x":1,"threat.enrichments":[` + enrichment + `,` + enrichment + `],"related.ip":["192.0.2.1"]}`,
+		},
+		`{"a":1,"threat":{"n":1},"related":{"user":["u"],"ip":"192.0.2.9"}}`: {
+			`{"a":1,"threat":{"n":1,"enrichments":[` + enrichment + `]},"related":{"user":["u"],"ip":["192.0.2.9","192.0.2.1"]},"arcanna":{"ioc":{}}}`,
+		},
+		`{"a":1,"threat":{},"related":{}}`: {
+			`{"a":1,"threat":{"enrichments":[` + enrichment + `]},"related":{"ip":["192.0.2.1"]},"arcanna":{"ioc":{}}}`,
+		},
+	} {
+		want := digest(strings.TrimSuffix(sent, "}") + `,"arcanna":{"ioc":1}}`)
+		for _, e := range enriched {
+			assert.Equal(t, want, digest(e), "%s", e)
+		}
+	}
+	assert.Equal(t, digest(`{"a":1}`), digest(`{"a":1,"arcanna":{"ioc":{}},"threat":{"enrichments":[`+enrichment+`]}}`), "the identity that the first server gave it")
+	assert.NotEqual(t, digest(`{"a":1}`), digest(`{"a":1,"related":{"ip":"192.0.2.1"}}`), "without a verdict it is the sender's own")
+	assert.NotEqual(t, digest(`{"a":1,"related":{"ip":"192.0.2.2"}}`), digest(`{"a":1,"related":{"ip":"192.0.2.1"}}`))
+	assert.NotEqual(t, digest(`{"a":1,"related":{"user":"x"},"arcanna":{"ioc":1}}`), digest(`{"a":1,"related":{"user":"y"},"arcanna":{"ioc":1}}`), "no server adds users")
+	assert.NotEqual(t, digest(`{"a":1,"threat":{"tactic":"x"},"arcanna":{"ioc":1}}`), digest(`{"a":1,"threat":{"tactic":"y"},"arcanna":{"ioc":1}}`))
+}
+
 func TestManyKeys(t *testing.T) {
 	const count = 100_000
 	var distinct, same, metadata, verdicts strings.Builder
