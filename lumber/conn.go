@@ -16,11 +16,13 @@ package lumber
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -38,6 +40,9 @@ var (
 	errStopped = errors.New("stopped reading")
 	// errStuck: nothing of the connection was stored for Config.Stalled.
 	errStuck = errors.New("nothing was stored for too long")
+	// errNoData: the connection ended before its first byte, as those of health
+	// checks do all day. That is no mistake and worth no line.
+	errNoData = errors.New("the connection ended before its first byte")
 )
 
 type conn struct {
@@ -45,6 +50,7 @@ type conn struct {
 	raw    net.Conn // as accepted
 	nc     net.Conn // raw, or TLS over it; set before the first read
 	remote string
+	addr   netip.Addr // what it counts for in Config.MaxPerAddress
 
 	ctx     context.Context // ends when the connection is gone
 	cancel  context.CancelFunc
@@ -87,7 +93,7 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
-		s: s, raw: nc, nc: nc, remote: nc.RemoteAddr().String(),
+		s: s, raw: nc, nc: nc, remote: nc.RemoteAddr().String(), addr: addressOf(nc.RemoteAddr()),
 		places: make(chan struct{}, s.cfg.ReadAhead),
 		slots:  make(chan struct{}, s.cfg.ReadAhead),
 		wake:   make(chan struct{}, 1),
@@ -182,7 +188,17 @@ func (c *conn) handshake() error {
 	if c.s.cfg.TLS == nil {
 		return nil
 	}
-	t := tls.Server(c.raw, c.s.cfg.TLS)
+	// TLS costs memory and its errors do not tell who said nothing from who broke
+	// off, so it begins with the first byte.
+	var first [1]byte
+	if _, err := c.receive(first[:]); err != nil {
+		return err
+	}
+	if err := c.raw.SetReadDeadline(time.Time{}); err != nil {
+		return &goneError{cause: err}
+	}
+	c.deadline = false
+	t := tls.Server(&begun{Conn: c.raw, first: first[:]}, c.s.cfg.TLS)
 	c.nc = t
 	ctx, cancel := context.WithTimeout(c.reading, c.s.cfg.Handshake)
 	defer cancel()
@@ -193,20 +209,45 @@ func (c *conn) handshake() error {
 		return nil
 	case c.reading.Err() != nil:
 		return errStopped
-	case errors.Is(err, io.EOF):
-		return noData()
 	case ctx.Err() != nil:
 		return violation(reasonHandshake, "no TLS handshake within %v", c.s.cfg.Handshake)
 	case errors.As(err, &plain) && plain.Conn != nil:
 		return violation(reasonTLSExpected, "the client does not speak TLS and this port does: set ssl in the sender (%v)", err)
 	default:
-		return violation(reasonHandshake, "TLS handshake failed: %v", err)
+		return violation(reasonHandshake, "TLS handshake failed: %v%s", err, handshakeMend(err))
 	}
 }
 
-// noData is what health checks do all day: counted, hardly worth a line.
-func noData() error {
-	return &protocolError{reason: reasonNoData, text: "the connection ended before its first byte", level: slog.LevelDebug}
+// begun is a connection whose first byte has been read already.
+type begun struct {
+	net.Conn
+	first []byte // nil once it was read again; the reader's
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.first) > 0 && len(p) > 0 {
+		n := copy(p, b.first)
+		b.first = nil
+		return n, nil
+	}
+	return b.Conn.Read(p)
+}
+
+// handshakeMend says what helps, where that is known.
+func handshakeMend(err error) string {
+	var refused *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
+	var remote *net.OpError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return ": give the sender a certificate that is valid now (ssl.certificate there), and see that both clocks are right"
+	case errors.As(err, &refused):
+		return ": the authority that signed the sender's certificate has to be in input.ssl.certificate_authorities"
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return ": the sender refuses; if it is for this server's certificate, see ssl.certificate_authorities there and the names in input.ssl.certificate"
+	default:
+		return ""
+	}
 }
 
 // header reads the first six bytes of a frame. io.EOF: the client has ended
@@ -290,7 +331,7 @@ func (c *conn) receive(p []byte) (int, error) {
 		case inside:
 			return 0, violation(reasonStalled, "no byte for %v inside a window", limit)
 		default:
-			return 0, violation(reasonFirstByte, "no byte within %v", limit)
+			return 0, &protocolError{reason: reasonFirstByte, text: fmt.Sprintf("no byte within %v", limit), level: slog.LevelDebug}
 		}
 	}
 }
@@ -318,7 +359,7 @@ func (c *conn) ended(err error, inside bool) error {
 	case c.reading.Err() != nil:
 		return errStopped
 	case !c.began && c.held == 0:
-		return noData()
+		return errNoData
 	case inside && eof:
 		return &protocolError{reason: reasonTruncated, text: "the connection ended inside a window", level: slog.LevelInfo}
 	case inside:
@@ -400,8 +441,7 @@ func (c *conn) handle(b *batch) {
 	if err == nil {
 		c.s.metrics.BatchDuration.Observe(now.Sub(received).Seconds())
 	} else if c.ctx.Err() == nil {
-		c.s.complaints.write(slog.LevelWarn, "window not stored: no ack, connection closed", "handler",
-			slog.String("remote", c.remote), slog.Any("error", err))
+		c.s.complaints.write(slog.LevelWarn, "window not stored: no ack, connection closed", reasonHandler, c, slog.Any("error", err))
 	}
 	c.mu.Lock()
 	b.window.pending--
@@ -464,8 +504,7 @@ func (c *conn) finish(err error) {
 	last, stuck := c.lastWrite, c.stuck
 	c.mu.Unlock()
 	if stuck || errors.Is(err, errStuck) {
-		c.s.complaints.write(slog.LevelWarn, "nothing stored for too long: connection closed without ack", "stuck",
-			slog.String("remote", c.remote), slog.Duration("after", c.s.cfg.Stalled))
+		c.s.complaints.write(slog.LevelWarn, "nothing stored for too long: connection closed without ack", reasonStuck, c, slog.Duration("after", c.s.cfg.Stalled))
 	}
 	broken := c.ctx.Err() != nil && !stuck
 	c.cancel()
@@ -475,12 +514,16 @@ func (c *conn) finish(err error) {
 }
 
 func (c *conn) complain(err error) {
-	var v *protocolError
-	if !errors.As(err, &v) {
+	if errors.Is(err, errNoData) {
+		c.s.metrics.ConnectionsUnused.Inc()
+		c.s.complaints.write(slog.LevelDebug, "connection closed: "+err.Error(), reasonNoData, c)
 		return
 	}
-	c.s.metrics.ProtocolErrors.WithLabelValues(v.reason).Inc()
-	c.s.complaints.write(v.level, "connection closed: "+v.text, v.reason, slog.String("remote", c.remote))
+	var v *protocolError
+	if errors.As(err, &v) {
+		c.s.metrics.ProtocolErrors.WithLabelValues(v.reason).Inc()
+		c.s.complaints.write(v.level, "connection closed: "+v.text, v.reason, c)
+	}
 }
 
 // close closes the connection. politely: with a FIN behind the last ack. Bytes

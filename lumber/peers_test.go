@@ -106,6 +106,25 @@ func (r *running) dialTLS(cfg *tls.Config) *peer {
 	return p
 }
 
+// slowStart sends one byte, waits, and sends the rest.
+type slowStart struct {
+	net.Conn
+	wait time.Duration
+}
+
+func (s *slowStart) Write(p []byte) (int, error) {
+	if s.wait == 0 {
+		return s.Conn.Write(p)
+	}
+	if _, err := s.Conn.Write(p[:1]); err != nil {
+		return 0, err
+	}
+	<-time.After(s.wait)
+	s.wait = 0
+	n, err := s.Conn.Write(p[1:])
+	return n + 1, err
+}
+
 func TestTLS(t *testing.T) {
 	ours, others := newAuthority(t), newAuthority(t)
 	good, expired := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
@@ -200,18 +219,33 @@ func TestTLS(t *testing.T) {
 		s.awaitErrors(reasonTLSUnexpected, 1)
 	})
 	t.Run("stalls in the handshake", func(t *testing.T) {
-		s := start(t, Config{TLS: server, Handshake: 30 * time.Millisecond}, &store{t: t})
-		s.dial().closed()
+		// Not before its time is over: the first byte's time has no say in it.
+		s := start(t, Config{TLS: server, Handshake: 30 * time.Millisecond, FirstByte: time.Minute}, &store{t: t})
 		p := s.dial()
 		p.offer([]byte("\x16\x03\x01"))
 		p.closed()
-		s.awaitErrors(reasonHandshake, 2)
+		s.awaitErrors(reasonHandshake, 1)
 	})
-	t.Run("connect and close", func(t *testing.T) {
-		s := start(t, Config{TLS: server}, &store{t: t})
-		_ = s.dial().conn.Close()
-		s.awaitErrors(reasonNoData, 1)
+	t.Run("takes longer than the first byte may", func(t *testing.T) {
+		s := start(t, Config{TLS: server, FirstByte: time.Second}, &store{t: t})
+		raw := s.dial()
+		slow := &slowStart{Conn: raw.conn, wait: 1200 * time.Millisecond}
+		p := &peer{t, tls.Client(slow, plain())}
+		p.send(three)
+		p.acks('2', 3)
 	})
+	for name, end := range map[string]func(*net.TCPConn) error{
+		"FIN": (*net.TCPConn).Close,
+		"RST": func(c *net.TCPConn) error { _ = c.SetLinger(0); return c.Close() },
+	} {
+		t.Run("ends in the handshake by "+name, func(t *testing.T) {
+			s := start(t, Config{TLS: server}, &store{t: t})
+			p := s.dial()
+			p.send([]byte("\x16\x03\x01\x02"))
+			require.NoError(t, end(p.conn.(*net.TCPConn)))
+			s.awaitErrors(reasonHandshake, 1)
+		})
+	}
 	t.Run("shutdown in the handshake", func(t *testing.T) {
 		s := start(t, Config{TLS: server}, &store{t: t})
 		p := s.dial()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -37,7 +39,6 @@ const (
 	reasonEventSize     = "event_size"      // over 128 MiB
 	reasonPairs         = "pairs"           // v1 pairs over 10,000
 	reasonTruncated     = "truncated"       // the connection ended inside a frame or window
-	reasonNoData        = "no_data"         // the connection ended before its first byte
 	reasonFirstByte     = "first_byte"      // none in time
 	reasonStalled       = "stalled"         // no byte for too long inside a frame or window
 	reasonSlow          = "slow"            // holds budget, others wait, and hardly sends
@@ -46,55 +47,71 @@ const (
 	reasonTLSExpected   = "tls_expected"    // plain text to a TLS port
 	reasonHandshake     = "handshake"       // TLS refused by one side
 	reasonMaxConns      = "max_connections" // one connection too many
-	reasonPanic         = "panic"           // a defect of this program
+	reasonMaxPerAddress = "max_connections_per_address"
+	reasonPanic         = "panic" // a defect of this program
 )
 
-// complaints writes log lines about clients: at most linesPerMinute for each
-// reason, with the number of those left out, so that a port scan or a sender
-// that retries for ever cannot fill a disk.
+// What else is in log lines.
+const (
+	reasonNoData  = "no_data" // the connection ended before its first byte
+	reasonHandler = "handler" // a window was not stored
+	reasonStuck   = "stuck"   // nothing was stored for too long
+	reasonClosing = "closing" // a new connection while the server stops; not logged
+)
+
+// complaints writes log lines about clients: for each reason at most one a
+// minute about an address and linesPerMinute in all, each with the number of
+// those left out before it, so that neither a sender that retries for ever nor a
+// port scan can fill a disk. Reasons are few and only addresses with a line are
+// remembered, for a minute, so it stays small whoever connects.
 type complaints struct {
 	log *slog.Logger
-	now func() time.Time
 
-	mu     sync.Mutex
-	counts map[string]*complaintCount // one per reason
+	mu      sync.Mutex
+	reasons map[string]*complaint
 }
 
-type complaintCount struct {
-	since  time.Time
-	lines  int
-	silent int
+type complaint struct {
+	since   time.Time    // beginning of the minute
+	told    []netip.Addr // who had a line in it; at most linesPerMinute
+	leftOut int          // since the last line
 }
 
 const linesPerMinute = 10
 
-func (c *complaints) write(level slog.Level, msg, reason string, attrs ...slog.Attr) {
+func (c *complaints) write(level slog.Level, msg, reason string, about *conn, attrs ...slog.Attr) {
 	if !c.log.Enabled(context.Background(), level) {
 		return
 	}
-	now := c.now()
-	c.mu.Lock()
-	n := c.counts[reason]
-	if n == nil {
-		n = &complaintCount{since: now}
-		c.counts[reason] = n
-	}
-	if now.Sub(n.since) >= time.Minute {
-		n.since, n.lines = now, 0
-	}
-	if n.lines >= linesPerMinute {
-		n.silent++
-		c.mu.Unlock()
+	leftOut, ok := c.take(reason, about.addr, time.Now())
+	if !ok {
 		return
 	}
-	n.lines++
-	silent := n.silent
-	n.silent = 0
-	c.mu.Unlock()
-
-	attrs = append(attrs, slog.String("reason", reason))
-	if silent > 0 {
-		attrs = append(attrs, slog.Int("similar_left_out", silent))
+	attrs = append(attrs, slog.String("remote", about.remote), slog.String("reason", reason))
+	if leftOut > 0 {
+		attrs = append(attrs, slog.Int("similar_left_out", leftOut))
 	}
 	c.log.LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// take reports whether there may be a line now, and how many there were not
+// since the last one.
+func (c *complaints) take(reason string, addr netip.Addr, now time.Time) (leftOut int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reasons[reason]
+	if r == nil {
+		r = &complaint{}
+		c.reasons[reason] = r
+	}
+	if now.Sub(r.since) >= time.Minute {
+		r.since, r.told = now, r.told[:0]
+	}
+	if len(r.told) >= linesPerMinute || slices.Contains(r.told, addr) {
+		r.leftOut++
+		return 0, false
+	}
+	r.told = append(r.told, addr)
+	leftOut, r.leftOut = r.leftOut, 0
+	return leftOut, true
 }

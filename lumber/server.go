@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"vtsidecar/internal/event"
@@ -35,6 +37,7 @@ type Handler interface {
 // meaning that is given beside each.
 type Config struct {
 	MaxConnections int           // open at once; 0: any number
+	MaxPerAddress  int           // of those, from one address; 0: any number
 	MaxEvent       int64         // longer events are skipped to a stub; 0: 16 MiB, at most 128 MiB
 	MaxWindow      int           // events in a window; 0: 10,000
 	MaxWindowBytes int64         // inflated bytes of a window; 0: 1 GiB
@@ -91,6 +94,7 @@ func (c *Config) complete() error {
 		}
 	}
 	refuse(c.MaxConnections < 0, "MaxConnections is %d: less than 0", c.MaxConnections)
+	refuse(c.MaxPerAddress < 0, "MaxPerAddress is %d: less than 0", c.MaxPerAddress)
 	refuse(c.MaxEvent < 0 || c.MaxEvent > maxWireEvent, "MaxEvent is %d: not within 1 and %d", c.MaxEvent, maxWireEvent)
 	refuse(c.Memory < 2*c.MaxEvent, "Memory is %d: less than 2 × MaxEvent (%d)", c.Memory, c.MaxEvent)
 	refuse(c.Keepalive > 10*time.Second, "Keepalive is %v: over 10s", c.Keepalive)
@@ -130,7 +134,7 @@ type Server struct {
 	mu        sync.Mutex // guards all below
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
-	full      bool // MaxConnections was reached and has been logged
+	addresses map[netip.Addr]int // open connections of each
 
 	serving sync.WaitGroup // connections
 }
@@ -147,9 +151,10 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 	s := &Server{
 		cfg: cfg, handler: h, metrics: cfg.Metrics,
 		budget:     newBudget(cfg.Memory, cfg.Handlers, func(n int64) { inflight.Set(float64(n)) }),
-		complaints: complaints{log: cfg.Log, now: time.Now, counts: map[string]*complaintCount{}},
+		complaints: complaints{log: cfg.Log, reasons: map[string]*complaint{}},
 		listeners:  map[net.Listener]struct{}{},
 		conns:      map[*conn]struct{}{},
+		addresses:  map[netip.Addr]int{},
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
 	return s, nil
@@ -169,15 +174,19 @@ func (s *Server) Serve(l net.Listener) error {
 	s.mu.Unlock()
 
 	const shortest, longest = 5 * time.Millisecond, time.Second
-	pause := shortest
-	failing := false
+	var pause time.Duration
+	var failing bool       // what the log says
+	var failedAt time.Time // the last time
 	for {
 		nc, err := l.Accept()
 		if err == nil {
-			if failing {
+			// Short of descriptors, accepting works now and then: that is one state
+			// and not one for each connection.
+			if failing && time.Since(failedAt) >= steadyAccepts {
 				s.cfg.Log.Info("connections are accepted again")
+				failing = false
 			}
-			failing, pause = false, shortest
+			pause = 0
 			s.admit(nc)
 			continue
 		}
@@ -189,56 +198,95 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		// No file descriptors left, no memory, a client that has gone again: all of
 		// them pass, and giving up would silence every sender.
-		if !failing {
-			s.cfg.Log.Error("connections cannot be accepted", "error", err)
+		if failedAt = time.Now(); !failing && !errors.Is(err, syscall.ECONNABORTED) {
 			failing = true
+			s.cfg.Log.Error("connections cannot be accepted; senders wait: "+acceptMend(err), "error", err)
 		}
+		pause = min(max(2*pause, shortest), longest)
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-s.base.Done():
 			timer.Stop()
 		}
-		pause = min(2*pause, longest)
+	}
+}
+
+// steadyAccepts is how long accepting must not have failed to be called well.
+const steadyAccepts = 10 * time.Second
+
+// acceptMend says what helps against a failure to accept.
+func acceptMend(err error) string {
+	switch {
+	case errors.Is(err, syscall.EMFILE):
+		return "this process may open no more files; raise its limit (ulimit -n, LimitNOFILE= of systemd) or lower input.max_connections"
+	case errors.Is(err, syscall.ENFILE):
+		return "no process of this machine can open more files; raise fs.file-max"
+	case errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+		return "the system has no memory for more connections; give it more or lower input.max_connections"
+	default:
+		return "it is tried again every second"
 	}
 }
 
 // admit starts serving a connection, or refuses it.
 func (s *Server) admit(nc net.Conn) {
+	c := newConn(s, nc)
+	refused, says := s.enter(c)
+	if refused == "" {
+		go func() {
+			defer s.leave(c)
+			c.serve()
+		}()
+		return
+	}
+	if refused != reasonClosing {
+		s.metrics.ProtocolErrors.WithLabelValues(refused).Inc() // first, so that who sees the end finds it counted
+		s.complaints.write(slog.LevelWarn, "connection refused: "+says, refused, c)
+	}
+	c.cutOff()
+}
+
+// enter makes a connection one of those that are open, or says why it must not
+// be.
+func (s *Server) enter(c *conn) (refused, says string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing.Load() {
-		_ = nc.Close()
-		return
+	all, each := s.cfg.MaxConnections, s.cfg.MaxPerAddress
+	switch {
+	case s.closing.Load():
+		return reasonClosing, ""
+	case all > 0 && len(s.conns) >= all:
+		return reasonMaxConns, fmt.Sprintf("input.max_connections (%d) is reached; raise it, or see which senders hold so many", all)
+	case each > 0 && s.addresses[c.addr] >= each:
+		return reasonMaxPerAddress, fmt.Sprintf("input.max_connections_per_address (%d) is reached; raise it, or see why the sender holds so many", each)
 	}
-	if limit := s.cfg.MaxConnections; limit > 0 && len(s.conns) >= limit {
-		s.metrics.ProtocolErrors.WithLabelValues(reasonMaxConns).Inc() // first, so that who sees the end finds it counted
-		if !s.full {
-			s.full = true
-			s.cfg.Log.Warn("connections are refused: input.max_connections is reached", "max_connections", limit, "remote", nc.RemoteAddr().String())
-		}
-		_ = nc.Close()
-		return
-	}
-	c := newConn(s, nc)
 	s.conns[c] = struct{}{}
+	s.addresses[c.addr]++
 	s.metrics.Connections.Set(float64(len(s.conns)))
-	s.serving.Go(func() {
-		defer s.leave(c)
-		c.serve()
-	})
+	s.serving.Add(1) // under mu: Shutdown begins to wait once closing is set
+	return "", ""
 }
 
 func (s *Server) leave(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	s.metrics.Connections.Set(float64(len(s.conns)))
-	// Well below the limit, so that a number that swings about it is one line.
-	if s.full && len(s.conns) <= s.cfg.MaxConnections*9/10 {
-		s.full = false
-		s.cfg.Log.Info("connections are accepted again")
+	if s.addresses[c.addr]--; s.addresses[c.addr] == 0 {
+		delete(s.addresses, c.addr)
 	}
+	s.metrics.Connections.Set(float64(len(s.conns)))
+	s.serving.Done()
+}
+
+// addressOf is the address that a connection counts for. One of IPv4 is the same
+// however it is written; one of IPv6 is taken as it is: whole networks of senders
+// stand behind one prefix, and who owns a prefix is bounded by MaxConnections.
+func addressOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // Shutdown ends the server in this order: nothing is accepted and no window read

@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -189,11 +192,6 @@ func TestBadInput(t *testing.T) {
 
 // Connections that end where they should not.
 func TestEnds(t *testing.T) {
-	t.Run("connect and close", func(t *testing.T) {
-		s := start(t, Config{}, &store{t: t})
-		_ = s.dial().conn.Close()
-		s.awaitErrors(reasonNoData, 1)
-	})
 	for name, sent := range map[string][]byte{
 		"in a header":           []byte("2W"),
 		"in a window":           windowFrame('2', 3),
@@ -644,7 +642,52 @@ func TestMaxConnections(t *testing.T) {
 	c := s.dial()
 	c.send(three)
 	c.acks('2', 3)
-	assert.Equal(t, 1, strings.Count(s.logs.String(), "input.max_connections is reached"))
+	assert.Equal(t, 1, strings.Count(s.logs.String(), "input.max_connections (2) is reached"))
+}
+
+func TestMaxConnectionsPerAddress(t *testing.T) {
+	s := start(t, Config{MaxConnections: 5, MaxPerAddress: 2}, &store{t: t})
+	from := func(local string) *peer {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		conn, err := d.DialContext(t.Context(), "tcp", s.addr)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		return &peer{t, conn}
+	}
+	window := func(p *peer) {
+		t.Helper()
+		p.send(three)
+		p.acks('2', 3)
+	}
+	first := from("127.0.0.1")
+	window(first)
+	window(from("127.0.0.1"))
+	for range 3 {
+		from("127.0.0.1").closed()
+	}
+	assert.Equal(t, 3.0, s.errors(reasonMaxPerAddress))
+	assert.Equal(t, 1, strings.Count(s.logs.String(), "input.max_connections_per_address (2) is reached"))
+	// Others are others.
+	window(from("127.0.0.2"))
+	window(from("127.0.0.2"))
+	from("127.0.0.2").closed()
+	assert.Equal(t, 4.0, s.errors(reasonMaxPerAddress))
+	assert.Zero(t, s.errors(reasonMaxConns))
+	// What ends makes room.
+	require.NoError(t, first.conn.Close())
+	require.Eventually(t, func() bool { return s.Stats().Connections == 3 }, patience, time.Millisecond)
+	window(from("127.0.0.1"))
+	s.stop()
+	assert.Empty(t, s.addresses)
+}
+
+func TestAddresses(t *testing.T) {
+	of := func(s string) netip.Addr { return addressOf(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s))) }
+	assert.Equal(t, of("192.0.2.1:1"), of("[::ffff:192.0.2.1]:2"), "IPv4 in IPv6")
+	assert.Equal(t, addressOf(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}), addressOf(&net.TCPAddr{IP: net.IP{192, 0, 2, 1}}), "16 bytes or 4")
+	assert.NotEqual(t, of("[2001:db8::1]:1"), of("[2001:db8::2]:1"), "neighbours in a network")
+	assert.NotEqual(t, of("[fe80::1%eth0]:1"), of("[fe80::1%eth1]:1"), "the same on another link")
 }
 
 // flaky is a listener that cannot accept for a while.
@@ -669,12 +712,65 @@ func (f *flaky) Accept() (net.Conn, error) {
 func TestAcceptSurvives(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := startOn(t, &flaky{Listener: l, errs: []error{syscall.EMFILE, syscall.ECONNABORTED, syscall.EMFILE}}, Config{}, &store{t: t})
+	s := startOn(t, &flaky{Listener: l, errs: []error{syscall.EMFILE, syscall.ECONNABORTED, syscall.ENFILE, syscall.ENOBUFS, errors.New("unheard of")}}, Config{}, &store{t: t})
 	p := s.dial()
 	p.send(three)
 	p.acks('2', 3)
 	assert.Equal(t, 1, strings.Count(s.logs.String(), "cannot be accepted"))
-	assert.Equal(t, 1, strings.Count(s.logs.String(), "accepted again"))
+	assert.Contains(t, s.logs.String(), "LimitNOFILE")
+}
+
+// scripted is a listener that answers what it is told to.
+type scripted struct{ answers chan any }
+
+func (l *scripted) Accept() (net.Conn, error) {
+	switch a := (<-l.answers).(type) {
+	case net.Conn:
+		return a, nil
+	case error:
+		return nil, a
+	}
+	return nil, net.ErrClosed
+}
+func (l *scripted) Close() error   { close(l.answers); return nil }
+func (l *scripted) Addr() net.Addr { return &net.TCPAddr{} }
+
+// Failing now and then is one state with one line, and so is its end.
+func TestAcceptStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &logs{}
+		s, err := NewServer(Config{Log: slog.New(slog.NewTextHandler(out, nil))}, discard{})
+		require.NoError(t, err)
+		l := &scripted{answers: make(chan any)}
+		served := make(chan error)
+		go func() { served <- s.Serve(l) }()
+		connect := func() {
+			client, server := net.Pipe()
+			l.answers <- server
+			_ = client.Close()
+		}
+		l.answers <- syscall.ECONNABORTED // one client's own affair
+		connect()
+		assert.Empty(t, out.String())
+		for range 100 {
+			l.answers <- syscall.EMFILE
+			l.answers <- syscall.EMFILE
+			connect()
+		}
+		assert.Equal(t, 1, strings.Count(out.String(), "\n"), out.String())
+		<-time.After(steadyAccepts)
+		connect()
+		connect()
+		l.answers <- syscall.ENFILE
+		synctest.Wait()
+		lines := strings.Split(out.String(), "\n")
+		require.Len(t, lines, 4)
+		assert.Contains(t, lines[0], "LimitNOFILE")
+		assert.Contains(t, lines[1], "accepted again")
+		assert.Contains(t, lines[2], "fs.file-max")
+		require.NoError(t, s.Shutdown(t.Context()))
+		require.NoError(t, <-served)
+	})
 }
 
 func TestListenerClosedByOthers(t *testing.T) {
@@ -688,25 +784,97 @@ func TestListenerClosedByOthers(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	_, err := NewServer(Config{MaxEvent: 200 << 20, Keepalive: 11 * time.Second, MaxConnections: -1, ReadAhead: -1}, discard{})
-	for _, word := range []string{"MaxEvent", "Memory", "Keepalive", "MaxConnections", "less than 0"} {
+	_, err := NewServer(Config{MaxEvent: 200 << 20, Keepalive: 11 * time.Second, MaxConnections: -1, MaxPerAddress: -1, ReadAhead: -1}, discard{})
+	for _, word := range []string{"MaxEvent", "Memory", "Keepalive", "MaxConnections", "MaxPerAddress", "less than 0"} {
 		assert.ErrorContains(t, err, word)
 	}
 	_, err = NewServer(Config{}, nil)
 	assert.Error(t, err)
 }
 
+// A minute has one line about an address and ten in all, for each reason; the
+// next line tells how many there were not.
 func TestComplaintsAreFew(t *testing.T) {
-	l := &logs{}
-	now := time.Now()
-	c := complaints{log: slog.New(slog.NewTextHandler(l, nil)), now: func() time.Time { return now }, counts: map[string]*complaintCount{}}
-	for range 1000 {
-		c.write(slog.LevelWarn, "line", "zlib")
+	synctest.Test(t, func(t *testing.T) {
+		l := &logs{}
+		c := complaints{log: slog.New(slog.NewTextHandler(l, nil)), reasons: map[string]*complaint{}}
+		from := func(i int) *conn {
+			return &conn{addr: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), remote: fmt.Sprintf("%d", i)}
+		}
+		for range 1000 {
+			c.write(slog.LevelWarn, "line", "zlib", from(0))
+		}
+		assert.Equal(t, 1, strings.Count(l.String(), "msg=line"))
+		c.write(slog.LevelWarn, "another", "http", from(0))
+		assert.Contains(t, l.String(), "msg=another remote=0 reason=http\n")
+		c.write(slog.LevelWarn, "line", "zlib", from(1))
+		assert.Contains(t, l.String(), "remote=1 reason=zlib similar_left_out=999\n")
+		for i := range 60_000 { // a scan
+			c.write(slog.LevelWarn, "line", "zlib", from(i))
+		}
+		assert.Equal(t, linesPerMinute, strings.Count(l.String(), "msg=line"))
+		assert.LessOrEqual(t, cap(c.reasons["zlib"].told), 2*linesPerMinute, "grows with addresses")
+		<-time.After(time.Minute)
+		c.write(slog.LevelWarn, "line", "zlib", from(0))
+		assert.Contains(t, l.String(), fmt.Sprintf("remote=0 reason=zlib similar_left_out=%d\n", 60_000-linesPerMinute))
+		c.write(slog.LevelDebug, "line", "zlib", from(7))
+		c.write(slog.LevelWarn, "line", "zlib", from(8))
+		assert.Contains(t, l.String(), "remote=8 reason=zlib\n", "lines that the level leaves out are not counted")
+	})
+}
+
+// Health checks connect and go: no error, no line, nothing left.
+func TestHealthChecksAreQuiet(t *testing.T) {
+	ca := newAuthority(t)
+	overTLS := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{ca.issue(time.Now().Add(time.Hour))}}
+	fin := func(c *net.TCPConn) { require.NoError(t, c.Close()) }
+	rst := func(c *net.TCPConn) {
+		require.NoError(t, c.SetLinger(0))
+		require.NoError(t, c.Close())
 	}
-	assert.Equal(t, linesPerMinute, strings.Count(l.String(), "msg=line"))
-	c.write(slog.LevelWarn, "other", "http")
-	assert.Contains(t, l.String(), "msg=other")
-	now = now.Add(time.Minute)
-	c.write(slog.LevelWarn, "line", "zlib")
-	assert.Contains(t, l.String(), "similar_left_out=990")
+	half := func(c *net.TCPConn) { require.NoError(t, c.CloseWrite()) }
+	for _, cfg := range []Config{{}, {TLS: overTLS}} {
+		for name, end := range map[string]func(*net.TCPConn){"FIN": fin, "RST": rst, "half-close": half} {
+			t.Run(fmt.Sprintf("%s, TLS %v", name, cfg.TLS != nil), func(t *testing.T) {
+				s := start(t, cfg, &store{t: t})
+				const n = 20
+				for range n {
+					end(s.dial().conn.(*net.TCPConn))
+				}
+				require.Eventually(t, func() bool { return value(t, s.metrics.ConnectionsUnused) == n && s.Stats().Connections == 0 }, patience, time.Millisecond)
+				s.quiet()
+			})
+		}
+	}
+	t.Run("a whole TLS handshake", func(t *testing.T) {
+		s := start(t, Config{TLS: overTLS}, &store{t: t})
+		c := s.dialTLS(&tls.Config{RootCAs: ca.pool, ServerName: "127.0.0.1"}).conn.(*tls.Conn)
+		require.NoError(t, c.HandshakeContext(t.Context()))
+		require.NoError(t, c.Close())
+		require.Eventually(t, func() bool { return value(t, s.metrics.ConnectionsUnused) == 1 }, patience, time.Millisecond)
+		s.quiet()
+	})
+	for name, cfg := range map[string]Config{"plain": {}, "TLS": {TLS: overTLS}} {
+		t.Run("who stays without a byte is closed, quietly, "+name, func(t *testing.T) {
+			cfg.FirstByte = 30 * time.Millisecond
+			s := start(t, cfg, &store{t: t})
+			s.dial().closed()
+			s.awaitErrors(reasonFirstByte, 1)
+			assert.NotContains(t, s.logs.String(), "level=INFO")
+			assert.NotContains(t, s.logs.String(), "level=WARN")
+		})
+	}
+}
+
+// quiet checks that there was no protocol error and no line above debug.
+func (r *running) quiet() {
+	r.t.Helper()
+	families, err := r.metrics.Registry.Gather()
+	require.NoError(r.t, err)
+	for _, f := range families {
+		assert.NotEqual(r.t, "vtsidecar_protocol_errors_total", f.GetName(), "counted as an error")
+	}
+	for _, level := range []string{"INFO", "WARN", "ERROR"} {
+		assert.NotContains(r.t, r.logs.String(), "level="+level)
+	}
 }

@@ -15,13 +15,14 @@ type Set struct {
 	Registry *prometheus.Registry
 
 	// input
-	Connections     prometheus.Gauge
-	EventsReceived  prometheus.Counter
-	WindowsAcked    prometheus.Counter
-	ProtocolErrors  *prometheus.CounterVec // reason
-	InflightBytes   prometheus.Gauge
-	BatchDuration   prometheus.Histogram // seconds from the last byte of a batch to its durability
-	VerdictsRemoved prometheus.Counter   // incoming arcanna.ioc taken out
+	Connections       prometheus.Gauge
+	ConnectionsUnused prometheus.Counter // ended before their first byte
+	EventsReceived    prometheus.Counter
+	WindowsAcked      prometheus.Counter
+	ProtocolErrors    *prometheus.CounterVec // reason
+	InflightBytes     prometheus.Gauge
+	BatchDuration     prometheus.Histogram // seconds from the last byte of a batch to its durability
+	VerdictsRemoved   prometheus.Counter   // incoming arcanna.ioc taken out
 
 	// enrichment
 	Indicators        *prometheus.CounterVec // type, result
@@ -61,13 +62,14 @@ func New(version, revision, goVersion string) *Set {
 	s := &Set{
 		Registry: prometheus.NewRegistry(),
 
-		Connections:     gauge("connections", "Open connections of senders."),
-		EventsReceived:  counter("events_received_total", "Events read from senders."),
-		WindowsAcked:    counter("windows_acked_total", "Windows acknowledged to their senders."),
-		ProtocolErrors:  counterVec("protocol_errors_total", "Connections closed because of what was sent, by reason.", "reason"),
-		InflightBytes:   gauge("inflight_bytes", "Bytes of input.memory in use."),
-		BatchDuration:   histogram("batch_duration_seconds", "From the last byte of a batch to its durability.", seconds),
-		VerdictsRemoved: counter("incoming_verdicts_removed_total", "Incoming arcanna.ioc objects taken out of events."),
+		Connections:       gauge("connections", "Open connections of senders."),
+		ConnectionsUnused: counter("connections_unused_total", "Connections that ended before their first byte, as those of health checks do."),
+		EventsReceived:    counter("events_received_total", "Events read from senders."),
+		WindowsAcked:      counter("windows_acked_total", "Windows acknowledged to their senders."),
+		ProtocolErrors:    counterVec("protocol_errors_total", "Connections closed because of what was sent, by reason.", "reason"),
+		InflightBytes:     gauge("inflight_bytes", "Bytes of input.memory in use."),
+		BatchDuration:     histogram("batch_duration_seconds", "From the last byte of a batch to its durability.", seconds),
+		VerdictsRemoved:   counter("incoming_verdicts_removed_total", "Incoming arcanna.ioc objects taken out of events."),
 
 		Indicators:        counterVec("indicators_total", "Indicators of events, by type and result.", "type", "result"),
 		CacheRequests:     counterVec("cache_requests_total", "Look-ups in the cache: hit, miss, coalesced, stale.", "result"),
@@ -92,7 +94,7 @@ func New(version, revision, goVersion string) *Set {
 	info.WithLabelValues(version, revision, goVersion).Set(1)
 
 	s.Registry.MustRegister(
-		info, s.Connections, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved,
+		info, s.Connections, s.ConnectionsUnused, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved,
 		s.Indicators, s.CacheRequests, s.CacheEntries, s.VTRequests, s.VTRequestDuration, s.VTQuotaRemaining, s.VTQueueLength,
 		s.EventsStored, s.EventsDeadLettered, s.OutputRetries, s.OutputFilesDeleted, s.OutputUp, s.DeadLetterBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
