@@ -1,9 +1,12 @@
 package indicator_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"vtsidecar/enrich/indicator"
 )
@@ -60,14 +63,32 @@ func BenchmarkAppendText(b *testing.B) {
 	}
 }
 
+// hostile are texts that are made to cost: of the signs at which a reader looks
+// back or ahead, of near misses, and of the dearest names that there are.
+var hostile = []string{
+	"://", "http://", "http://,", "[.]", "(", "a.", "a:", "1.", "a.com,", "hxxp[", "ü", "%", "::1,", "http://a,ftp://", "a.com:", "version:1.2.3.4:", "0123456789abcdef", ")", "“", "\xff",
+	"http://0x", "[[", "@", "-", "hxxp[:]//a[.]", manyRunes(250) + ".com ", manyRunes(60) + "." + manyRunes(60) + "." + manyRunes(60) + "." + manyRunes(60) + ".com,", "a.é.", "的a", "的.com",
+}
+
+// manyRunes is a word of different letters of one script.
+func manyRunes(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteRune('\u0400' + rune(i*7%250))
+	}
+	return b.String()
+}
+
+func hostileText(unit string, n int) []byte { return []byte(strings.Repeat(unit, n/len(unit))) }
+
 // What an attacker writes into a log must not cost more per byte than what
 // others do. These are compared side by side, in bytes a second.
 func BenchmarkAppendTextHostile(b *testing.B) {
 	p := benchParser(b)
-	for _, unit := range []string{"://", "http://", "http://,", "[.]", "(", "a.", "a:", "1.", "a.com,", "hxxp[", "ü", "%", "::1,", "http://a,ftp://"} {
+	for _, unit := range hostile {
 		for _, n := range []int{1 << 12, 1 << 18} {
-			text := []byte(strings.Repeat(unit, n/len(unit)))
-			b.Run(unit+"/"+map[int]string{1 << 12: "4KiB", 1 << 18: "256KiB"}[n], func(b *testing.B) {
+			text := hostileText(unit, n)
+			b.Run(fmt.Sprintf("%.12q/%dKiB", unit, n>>10), func(b *testing.B) {
 				dst := make([]byte, 0, 1<<19)
 				b.SetBytes(int64(len(text)))
 				for b.Loop() {
@@ -76,6 +97,25 @@ func BenchmarkAppendTextHostile(b *testing.B) {
 			})
 		}
 	}
+}
+
+// An event may hold 16 MiB of one text. Read in linear time that is a matter of
+// a moment; in quadratic time this test would not come to its end. And what is
+// lent to the parser does not grow with the text.
+func TestLongTexts(t *testing.T) {
+	p := benchParser(t)
+	for _, unit := range hostile {
+		dst := p.AppendText(nil, hostileText(unit, 2<<20), func(f indicator.Found) bool { return true })
+		require.LessOrEqual(t, cap(dst), 256<<10, "%.20q", unit)
+	}
+	const list = "203.0.113.7,a.com;"
+	n := 0
+	p.AppendText(nil, hostileText(list, 1<<20), func(f indicator.Found) bool {
+		n++
+		require.Contains(t, list, string(f.Canonical), "a cut goes through none")
+		return true
+	})
+	require.Equal(t, 2*((1<<20)/len(list)), n)
 }
 
 func TestOrdinaryValuesDoNotAllocate(t *testing.T) {

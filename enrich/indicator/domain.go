@@ -20,8 +20,9 @@ const (
 // appendName has its own rules for what may stand where.
 var unicodeNames = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
-// appendHost takes a domain or an IP address.
-func (p *Parser) appendHost(dst, b []byte) ([]byte, Found) {
+// appendHost takes a domain or an IP address. In a URL, web, an address may be
+// spelled in all ways that browsers read.
+func (p *Parser) appendHost(dst, b []byte, web bool) ([]byte, Found) {
 	if endsLikeIP(b) {
 		if ip, found := p.appendIP(dst, b); found.Skip != Invalid {
 			return ip, found
@@ -35,7 +36,11 @@ func (p *Parser) appendHost(dst, b []byte) ([]byte, Found) {
 	if !ok {
 		// What mapping makes of digits that only look like ours may be an address.
 		if mapped := dst[start:]; len(mapped) > 0 {
-			if addr, ok := parseIPv4(mapped); ok {
+			addr, ok := parseIPv4(mapped)
+			if !ok && web {
+				addr, ok = parseWebIPv4(mapped)
+			}
+			if ok {
 				return p.appendIP(dst[:start], addr.AppendTo(nil))
 			}
 		}

@@ -36,14 +36,15 @@ var (
 var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicators"}
 
 // ParseField parses PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME].
-// Without a kind it is auto, without a priority normal, without a NAME the PATH.
-// A key that begins with @, as in @metadata, is no priority.
+// Without a kind it is auto, without a NAME the PATH; without a priority normal,
+// but low for free text, in which most of what is found matters least. A key that begins with @, as in @metadata, is no priority.
 func ParseField(s string) (FieldSpec, error) {
 	bad := func(format string, args ...any) (FieldSpec, error) {
 		return FieldSpec{}, fmt.Errorf("%q: %s", s, fmt.Sprintf(format, args...))
 	}
 	rest, name, named := strings.Cut(strings.TrimSpace(s), "=")
 	f := FieldSpec{Path: rest, Kind: KindAuto, Name: name}
+	ranked := false
 	if i := strings.LastIndexByte(rest, '@'); i > 0 && rest[i-1] != '.' {
 		p, ok := priorities[rest[i+1:]]
 		if !ok {
@@ -52,7 +53,7 @@ func ParseField(s string) (FieldSpec, error) {
 			}
 			return bad("unknown priority %q: use @low, @normal or @high", rest[i+1:])
 		}
-		f.Priority, f.Path = p, rest[:i]
+		f.Priority, f.Path, ranked = p, rest[:i], true
 	}
 	if i := strings.LastIndexByte(f.Path, ':'); i >= 0 {
 		k, ok := kinds[f.Path[i+1:]]
@@ -63,6 +64,9 @@ func ParseField(s string) (FieldSpec, error) {
 		if _, again := kinds[f.Path[strings.LastIndexByte(f.Path, ':')+1:]]; again && strings.Contains(f.Path, ":") {
 			return bad("two kinds: use one")
 		}
+	}
+	if f.Kind == KindScan && !ranked {
+		f.Priority = PriorityLow
 	}
 	if !named {
 		f.Name = f.Path

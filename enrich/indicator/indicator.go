@@ -7,8 +7,9 @@
 //
 // Where programs disagree about what a spelling means (010.0.0.1, 0x7f.1,
 // 2130706433 as addresses), it is none: a wrong look-up costs more than a missed
-// one. Where browsers agree, they are followed: a backslash in a URL is a slash,
-// and a name of digits that only look like ours is an address.
+// one. In a URL browsers agree, and are followed, since it is written for them: a
+// backslash is a slash, http://2130706433/ leads to 127.0.0.1, and a name of
+// digits that only look like ours is an address.
 //
 // Where to look: parser.go has the rules and the order in which things are
 // tried, refang.go what analysts write, hash.go, ip.go, domain.go and url.go one

@@ -1,6 +1,7 @@
 package indicator
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"net/netip"
@@ -123,7 +124,7 @@ func parseIPv6(b []byte) (a [16]byte, ok bool) {
 
 // parseIPv4 parses four decimal numbers without leading zeros. What other
 // programs take for an address as well (0x7f.1, 010.0.0.1, 2130706433) means
-// one thing here and another there, so it is none.
+// one thing here and another there, so it is none: see parseWebIPv4 for URLs.
 func parseIPv4(b []byte) (netip.Addr, bool) {
 	if len(b) < len("0.0.0.0") || len(b) > len("255.255.255.255") {
 		return netip.Addr{}, false
@@ -154,6 +155,53 @@ func parseIPv4(b []byte) (netip.Addr, bool) {
 	}
 	octets[3] = byte(value)
 	return netip.AddrFrom4(octets), true
+}
+
+// parseWebIPv4 parses the host of a URL in lower case as the WHATWG's URL
+// standard does, and with it all browsers: one to four numbers, decimal, octal
+// after 0 or hexadecimal after 0x, of which the last fills what is left. That is
+// how http://3405803783/ hides 203.0.113.7 from those who look for dots.
+func parseWebIPv4(b []byte) (netip.Addr, bool) {
+	var addr uint64
+	for n := 1; ; n++ {
+		part, rest, more := bytes.Cut(b, []byte{'.'})
+		v, ok := webNumber(part)
+		if !ok || n > 4 {
+			return netip.Addr{}, false
+		}
+		if !more {
+			if v >= 1<<(8*(5-n)) {
+				return netip.Addr{}, false
+			}
+			addr = addr<<(8*(5-n)) | v
+			return netip.AddrFrom4([4]byte{byte(addr >> 24), byte(addr >> 16), byte(addr >> 8), byte(addr)}), true
+		}
+		if v > 255 {
+			return netip.Addr{}, false
+		}
+		addr, b = addr<<8|v, rest
+	}
+}
+
+// webNumber is a number of such a host, or one beyond 32 bits where it is larger.
+func webNumber(b []byte) (v uint64, ok bool) {
+	base := uint64(10)
+	switch {
+	case len(b) == 0:
+		return 0, false
+	case len(b) >= 2 && b[0] == '0' && b[1] == 'x':
+		b, base = b[2:], 16
+	case b[0] == '0':
+		base = 8
+	}
+	for _, c := range b {
+		digit := uint64(hexValue[c]) // of what is no digit, more than any base
+		if digit >= base {
+			return 0, false
+		}
+		v = min(v*base+digit, 1<<32)
+	}
+	return v, true
 }
 
 var (

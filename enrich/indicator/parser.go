@@ -115,7 +115,7 @@ func (p *Parser) Append(dst []byte, kind Kind, value []byte) ([]byte, Found) {
 	case KindIP:
 		dst, found = p.appendIP(dst, value)
 	case KindDomain:
-		dst, found = p.appendHost(dst, value)
+		dst, found = p.appendHost(dst, value, false)
 	case KindURL:
 		dst, found = p.appendURL(dst, value)
 	case KindHash:
@@ -148,7 +148,7 @@ func (p *Parser) appendAuto(dst, b []byte) ([]byte, Found) {
 			return out, found
 		}
 	}
-	return p.appendHost(dst, b)
+	return p.appendHost(dst, b, false)
 }
 
 // typed applies vt.types.

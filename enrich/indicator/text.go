@@ -3,6 +3,8 @@ package indicator
 import (
 	"bytes"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 	"unsafe"
 
 	"golang.org/x/net/publicsuffix"
@@ -12,11 +14,15 @@ import (
 // until it returns false. Found.Canonical is valid only during the call. What
 // is returned is dst without additions: it only lends its memory.
 //
-// Found are URLs with a scheme; addresses; hashes that stand by themselves; and
-// names whose suffix ICANN manages and that are no file's, by fileEndings. All
-// may be defanged. Private and other skipped ones are yielded with their reason;
-// what is invalid, junk or internal is no indicator here. The time is linear in
-// the length of the text.
+// Found are URLs with a scheme; addresses, but for those that are called a
+// version; hashes that stand by themselves; and names whose suffix ICANN manages
+// and that are no file's, by fileEndings. All may be defanged. Private and other
+// skipped ones are yielded with their reason; what is invalid, junk or internal is
+// no indicator here.
+//
+// The time is linear in the length of the text, and the memory does not grow
+// with it: text without a gap is read maxToken bytes at a time, and what stands
+// across such a cut may be missed or cut short.
 func (p *Parser) AppendText(dst []byte, text []byte, yield func(Found) bool) []byte {
 	s := scanner{p: p, dst: dst, base: len(dst), yield: yield}
 	for i := 0; i < len(text) && !s.stopped; {
@@ -28,11 +34,24 @@ func (p *Parser) AppendText(dst []byte, text []byte, yield func(Found) bool) []b
 		for end < len(text) && !isGap(text[end]) {
 			end++
 		}
-		s.token(text[i:end])
+		for end-i > maxToken && !s.stopped {
+			cut := i + maxToken
+			if sign := bytes.LastIndexAny(text[cut-maxURL:cut], ",;"); sign >= 0 { // a list, most likely
+				cut += sign + 1 - maxURL
+			}
+			s.token(text[i:cut])
+			i = cut
+		}
+		if !s.stopped {
+			s.token(text[i:end])
+		}
 		i = end
 	}
 	return s.dst[:s.base]
 }
+
+// maxToken is how much text without a gap is read at once.
+const maxToken = 64 << 10
 
 // isGap: no indicator goes on behind it.
 func isGap(c byte) bool {
@@ -45,6 +64,7 @@ type scanner struct {
 	dst     []byte
 	base    int // length of what the caller had in dst
 	yield   func(Found) bool
+	version bool // the last word says that a version follows
 	stopped bool
 }
 
@@ -72,12 +92,40 @@ func (s *scanner) token(b []byte) {
 			}
 			end += min(len("ftp://"), len(b)-end)
 		}
+		end = from + typographicEnd(b[from:end])
 		if !s.stopped {
 			s.url(b[from:end])
 		}
 		b = b[end:]
 	}
 }
+
+// typographicEnd is where a URL ends because of a quotation mark, bracket, space
+// or other sign between words beyond ASCII, which no URL has as it is, or len(b).
+func typographicEnd(b []byte) int {
+	for i := 0; i < len(b); {
+		if b[i] < utf8.RuneSelf {
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(b[i:])
+		if !isWordRune(r) {
+			return i
+		}
+		i += n
+	}
+	return len(b)
+}
+
+// isWordRune: part of a name in some script. The ideographic full stop, which
+// IDN takes for a dot, is the end of a sentence more often.
+func isWordRune(r rune) bool {
+	return unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.Cf) && r != '\u200b' && r != '\ufeff'
+}
+
+// spaceless are scripts that are written without spaces: a name in ASCII may
+// stand right beside their letters.
+var spaceless = []*unicode.RangeTable{unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar}
 
 func isListSign(c byte) bool {
 	return c == ',' || c == ';' || c == ')' || c == ']' || c == '}' || c == '\''
@@ -150,6 +198,7 @@ func (s *scanner) url(b []byte) {
 		}
 		b = b[:n-1]
 	}
+	s.version = false
 	mark := len(s.dst)
 	dst, found := s.p.appendURL(s.dst, b)
 	s.give(dst, mark, found)
@@ -158,13 +207,18 @@ func (s *scanner) url(b []byte) {
 // words looks for all else between signs that are in no address, hash or name.
 func (s *scanner) words(b []byte, defanged bool) {
 	for i := 0; i < len(b) && !s.stopped; {
-		if !isWord(b[i]) {
-			i++
-			continue
+		end := i
+		for before := neutral; end < len(b); {
+			n, class := wordAt(b[end:])
+			if n == 0 || before != neutral && class != neutral && class != before {
+				break
+			}
+			end, before = end+n, class
 		}
-		end := i + 1
-		for end < len(b) && isWord(b[end]) {
-			end++
+		if end == i {
+			_, n := utf8.DecodeRune(b[i:])
+			i += n
+			continue
 		}
 		// What stands behind a single slash or backslash is a path's, what stands
 		// before an @ a mailbox.
@@ -177,8 +231,31 @@ func (s *scanner) words(b []byte, defanged bool) {
 	}
 }
 
-func isWord(c byte) bool {
-	return isAlnum(c) || c == '.' || c == '-' || c == '_' || c == ':' || c >= 0x80
+// Between ascii and foreign a word ends, whatever is before or behind.
+const (
+	neutral = iota
+	ascii
+	foreign
+)
+
+// wordAt is the length of the part of a word that b begins with, 0: none.
+func wordAt(b []byte) (n, class int) {
+	switch c := b[0]; {
+	case isAlnum(c):
+		return 1, ascii
+	case c == '.' || c == '-' || c == '_' || c == ':':
+		return 1, neutral
+	case c < utf8.RuneSelf:
+		return 0, neutral
+	}
+	r, n := utf8.DecodeRune(b)
+	switch {
+	case !isWordRune(r):
+		return 0, neutral
+	case unicode.In(r, spaceless...):
+		return n, foreign
+	}
+	return n, neutral
 }
 
 // word is an IPv6 address, or things between colons.
@@ -208,23 +285,40 @@ func (s *scanner) word(b []byte, named, defanged bool) {
 
 // part is an IPv4 address, a hash, a name, or nothing.
 func (s *scanner) part(b []byte, named, defanged bool) {
+	if len(b) == 0 {
+		return
+	}
+	version := s.version
+	s.version = isVersion(b)
 	mark := len(s.dst)
 	switch {
-	case len(b) < 4 || len(b) > maxRawName:
+	case len(b) < 4 || len(b) > maxName: // a longer one that mapping makes short enough is not written by people
 	case hashLen(b) > 0:
 		dst, found := s.p.appendHashes(s.dst, b)
 		s.give(dst, mark, found)
 	case bytes.IndexByte(b, '.') < 0:
 	case len(b) <= 15 && isIPv4(b):
-		dst, found := s.p.appendIP(s.dst, b)
-		s.give(dst, mark, found)
+		if !version {
+			dst, found := s.p.appendIP(s.dst, b)
+			s.give(dst, mark, found)
+		}
 	case named:
-		dst, found := s.p.appendHost(s.dst, b)
+		dst, found := s.p.appendHost(s.dst, b, false)
 		if found.Type == Domain && found.Skip != Invalid && !isPublic(found.Canonical, defanged) {
 			found.Skip = Invalid
 		}
 		s.give(dst, mark, found)
 	}
+}
+
+// isVersion: four numbers behind this word are a version, not an address. Risk
+// accepted: so may somebody hide an address, here but in no field of its own.
+func isVersion(b []byte) bool {
+	const word = "version"
+	if n := len(b) - len(word); n >= 0 { // also FileVersion and user_version
+		return equalFold(b[n:], word)
+	}
+	return equalFold(b, "v") || equalFold(b, "ver")
 }
 
 func isIPv4(b []byte) bool {

@@ -201,7 +201,7 @@ func (p *Parser) appendURLHost(dst, host []byte, scheme string) ([]byte, Found) 
 		return dst, Found{Type: URL, Skip: Invalid}
 	}
 	start := len(dst)
-	dst, found := p.appendHost(dst, host)
+	dst, found := p.appendHost(dst, host, scheme != "")
 	if scheme == "" && found.Type == Domain && found.Skip == Internal && bytes.IndexByte(found.Canonical, '.') < 0 {
 		return dst[:start], Found{Type: URL, Skip: Invalid}
 	}
