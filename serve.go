@@ -135,7 +135,10 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	defer atExit("close the dead letter", withTimeout(dead.Close))
 
 	file, err := output.OpenFile(output.FileConfig{
-		Path: cfg.OutputFile.Path, RotateBytes: cfg.OutputFile.RotateBytes, Permissions: cfg.OutputFile.Permissions, Log: log, Metrics: m,
+		Path: cfg.OutputFile.Path, Permissions: cfg.OutputFile.Permissions,
+		RotateBytes: cfg.OutputFile.RotateBytes, RotateEvery: cfg.OutputFile.RotateEvery,
+		Keep: cfg.OutputFile.Keep, Compress: cfg.OutputFile.Compress,
+		Log: log, Metrics: m,
 	})
 	if err != nil {
 		return err

@@ -139,7 +139,10 @@ type Cache struct {
 
 // OutputFile is the file that events are stored in.
 type OutputFile struct {
-	Path        string      // never empty
-	RotateBytes int64       // 0: never rotated
-	Permissions fs.FileMode // permission bits only; the owner can always read and write
+	Path        string        // never empty
+	RotateBytes int64         // 0: not rotated by size
+	RotateEvery time.Duration // 0: not rotated by age; else at least 1s
+	Keep        int           // closed files that stay; 0: all
+	Compress    bool          // closed files
+	Permissions fs.FileMode   // permission bits only; the owner can always read and write
 }

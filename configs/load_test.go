@@ -100,7 +100,7 @@ func TestDefaultsAreTheContract(t *testing.T) {
 	const day24 = 24 * time.Hour
 	assert.Equal(t, configs.PerType[time.Duration]{IP: 90 * day24, Domain: 180 * day24, URL: 30 * day24}, c.VT.MaxAnalysisAge)
 	assert.Equal(t, configs.Cache{MaxEntries: 10000, TTL: 7 * day24, TTLMalicious: 7 * day24, TTLNotFound: day24, Persist: true}, c.Cache)
-	assert.Equal(t, configs.OutputFile{Path: "data/events.ndjson", RotateBytes: 100 << 20, Permissions: 0o600}, c.OutputFile)
+	assert.Equal(t, configs.OutputFile{Path: "data/events.ndjson", RotateBytes: 100 << 20, Compress: true, Permissions: 0o600}, c.OutputFile)
 	assert.EqualValues(t, 1<<30, c.DeadLetterBytes)
 	assert.Equal(t, "127.0.0.1:5067", c.AdminAddress)
 	assert.Equal(t, 30*time.Second, c.ShutdownTimeout)
@@ -217,6 +217,10 @@ func TestValues(t *testing.T) {
 		{"vt.wait", func(c *configs.Config) any { return c.VT.Wait }, map[string]any{"0": time.Duration(0), "250ms": 250 * time.Millisecond}, map[string]string{"-1s": "negative", "2h": "at most 1h"}},
 		{"input.keepalive", func(c *configs.Config) any { return c.Input.Keepalive }, map[string]any{"10s": 10 * time.Second}, map[string]string{"11s": "at most 10s", "0": "above 0"}},
 		{"vt.enabled", func(c *configs.Config) any { return c.VT.Enabled }, map[string]any{"true": true, "false": false}, map[string]string{"yes": "neither true nor false", "1": "neither", "TRUE": "neither"}},
+		{"output.file.rotate_every", func(c *configs.Config) any { return c.OutputFile.RotateEvery },
+			map[string]any{"none": time.Duration(0), "0": time.Duration(0), "1s": time.Second, "7d": 7 * 24 * time.Hour}, map[string]string{"500ms": "at least 1s", "-1h": "negative", "often": "duration"}},
+		{"output.file.keep", func(c *configs.Config) any { return c.OutputFile.Keep }, map[string]any{"0": 0, "30": 30}, map[string]string{"-1": ""}},
+		{"output.file.compress", func(c *configs.Config) any { return c.OutputFile.Compress }, map[string]any{"false": false}, map[string]string{"1": "true"}},
 		{"output.file.permissions", func(c *configs.Config) any { return c.OutputFile.Permissions },
 			map[string]any{"0640": fs.FileMode(0o640), "640": fs.FileMode(0o640), "0o644": fs.FileMode(0o644)},
 			map[string]string{"0800": "octal", "rw": "octal", "01777": "at most 0777", "0400": "at least 0600", "420": "at least 0600"}},
@@ -287,14 +291,13 @@ whatever: {deep: {deeper: 1}}
 `
 	lines := mistakes(t, sources(
 		[]string{"ecs.threat=true", "vt.wiat=1s", "fields_max_values=none"},
-		[]string{"VTSIDECAR_VT_BYPASS=true", "VTSIDECAR_INPUT_ADRESS=x", "VTSIDECAR_OUTPUT_FILE_KEEP=3", "VTSIDECAR_SKIP_FILE=/nowhere", "VTSIDECAR_OTI_FEEDS=a"}, yaml, nil))
+		[]string{"VTSIDECAR_VT_BYPASS=true", "VTSIDECAR_INPUT_ADRESS=x", "VTSIDECAR_SKIP_FILE=/nowhere", "VTSIDECAR_OTI_FEEDS=a"}, yaml, nil))
 	assert.ElementsMatch(t, []string{
 		`ecs.threat (flag): is not in this version: take it out`,
 		`--vt.wiat (flag): is not known: did you mean --vt.wait?`,
 		`fields_max_values (flag): "none" is no whole number`,
 		`VTSIDECAR_VT_BYPASS (environment): is not in this version: take it out`,
 		`VTSIDECAR_OTI_FEEDS (environment): is not in this version: take it out`,
-		`VTSIDECAR_OUTPUT_FILE_KEEP (environment): is not in this version: take it out`,
 		`VTSIDECAR_INPUT_ADRESS (environment): is not known: did you mean VTSIDECAR_INPUT_ADDRESS?`,
 		`skip.file (environment variable VTSIDECAR_SKIP_FILE): "/nowhere" does not exist: name a file that does`,
 		`input.adress (vtsidecar.yml:2): is not known: did you mean input.address?`,

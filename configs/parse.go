@@ -169,6 +169,19 @@ func durationOf(at func(*Config) *time.Duration, lowest, highest time.Duration) 
 	}))
 }
 
+func rotateEveryOf(at func(*Config) *time.Duration) parser {
+	return scalar("a duration like 1h or 1d, or none", store(at, func(s string) (time.Duration, error) {
+		if s == "none" {
+			return 0, nil
+		}
+		d, err := durationIn(s, 0, maxDuration)
+		if err == nil && d > 0 && d < time.Second {
+			err = fmt.Errorf("%s is too short: use at least 1s, or none", quote(s))
+		}
+		return d, err
+	}))
+}
+
 func durationIn(s string, lowest, highest time.Duration) (time.Duration, error) {
 	d, err := parseDuration(s)
 	switch {

@@ -9,6 +9,7 @@ package output
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"time"
@@ -21,6 +22,9 @@ import (
 type FileConfig struct {
 	Path        string           // output.file.path
 	RotateBytes int64            // output.file.rotate_bytes; 0: never
+	RotateEvery time.Duration    // output.file.rotate_every; 0: never
+	Keep        int              // output.file.keep: closed files that stay; 0: all
+	Compress    bool             // output.file.compress: closed files
 	Permissions os.FileMode      // output.file.permissions of new files; 0: 0600
 	FS          FS               // nil: the real one
 	Now         func() time.Time // names rotated files; nil: time.Now
@@ -30,7 +34,10 @@ type FileConfig struct {
 
 // File stores events in a file, one JSON object a line. Its methods are safe
 // for concurrent use.
-type File struct{ j *journal }
+type File struct {
+	j *journal
+	a *archive
+}
 
 // OpenFile opens or makes the file, and its folder. A line that a crash has torn
 // is moved to a file of its own first. A full disk is no error: the file is then
@@ -43,17 +50,20 @@ func OpenFile(cfg FileConfig) (*File, error) {
 		cfg.Permissions = 0o600
 	}
 	m := cfg.Metrics
+	a := newArchive(cfg.Compress, cfg.Keep, m.OutputFilesDeleted.Inc)
 	j, err := openJournal(journalConfig{
 		setting: "output.file.path",
 		what:    "output file",
 		path:    cfg.Path,
 		rotate:  cfg.RotateBytes,
+		every:   cfg.RotateEvery,
 		perm:    cfg.Permissions,
 		fs:      cfg.FS,
 		now:     cfg.Now,
 		log:     cfg.Log,
 		stored:  func(lines int) { m.EventsStored.Add(float64(lines)) },
 		retry:   func(reason string) { m.OutputRetries.WithLabelValues(reason).Inc() },
+		closed:  a.add,
 		up: func(up bool) {
 			if up {
 				m.OutputUp.Set(1)
@@ -65,7 +75,9 @@ func OpenFile(cfg FileConfig) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{j}, nil
+	a.j = j
+	go a.run()
+	return &File{j, a}, nil
 }
 
 // Store returns nil when every line is durable. While the disk is full or sick
@@ -79,5 +91,9 @@ func (f *File) Store(ctx context.Context, lines *event.Lines) error {
 func (f *File) Ready() error { return f.j.ready() }
 
 // Close waits for what is being stored until ctx ends, and closes the file.
-// Stores that are still waiting then return ErrClosed.
-func (f *File) Close(ctx context.Context) error { return f.j.close(ctx) }
+// Stores that are still waiting then return ErrClosed. What is being compressed
+// is left to the next start.
+func (f *File) Close(ctx context.Context) error {
+	f.a.end()
+	return errors.Join(f.j.close(ctx), f.a.wait(ctx))
+}

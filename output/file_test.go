@@ -152,10 +152,10 @@ func TestRotationBySize(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "events.ndjson")
 	now := func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 7200)) }
+	f := openFile(t, output.FileConfig{Path: path, RotateBytes: 100, Now: now})
 	// One that is there is never written over.
 	taken := filepath.Join(dir, "events-20260102T010405-2.ndjson")
 	require.NoError(t, os.WriteFile(taken, []byte("mine\n"), 0o600))
-	f := openFile(t, output.FileConfig{Path: path, RotateBytes: 100, Now: now})
 	big := &event.Lines{Buf: []byte(`{"big":"` + strings.Repeat("x", 500) + "\"}\n")}
 	big.Index = []event.Line{{End: len(big.Buf)}}
 	require.NoError(t, f.Store(background, linesOf(ids(0, 19))))

@@ -66,14 +66,14 @@ type journal struct {
 	dir, stem, ext string // of path: /var/log, events, .ndjson
 
 	wake     chan struct{} // something is queued
-	closed   chan struct{} // Close was called
+	end      chan struct{} // Close was called
 	abort    chan struct{} // its patience has ended
 	finished chan struct{} // run has ended
 
 	mu      sync.Mutex
 	queue   []*request // in no group; the first may be durable in part
 	failure error      // of the last attempt; nil: all is well
-	ending  bool       // closed is closed
+	ending  bool       // end is closed
 	aborted bool       // abort is closed
 	busy    bool       // run is about files, and may hang there
 
@@ -82,11 +82,11 @@ type journal struct {
 	broken   *appendFile // to be set aside before anything else
 	started  bool        // what an earlier process left behind was seen to
 	unsynced bool        // the folder has entries that may not be durable
+	rotated  []string    // names of files closed since closed was told
 	changes  int         // times in a row that somebody changed the file beneath us
 	tornOf   string      // a file whose tail could not be cut off,
 	torn     string      // and the copy of that tail
-	stamp    string      // of the last rotated name,
-	number   int         // and its number
+	last     closedName  // the last one given
 	lastTry  int         // bytes of the last group
 	group    []piece     // reused
 	bufs     [][]byte    // reused
@@ -96,15 +96,17 @@ type journalConfig struct {
 	setting string // named in errors
 	what    string // "output file", for the log
 	path    string
-	rotate  int64 // bytes; 0: never
+	rotate  int64         // bytes; 0: never
+	every   time.Duration // age at which a file is closed, see appendFile.due; 0: never
 	perm    fs.FileMode
 	fs      FS
 	now     func() time.Time
 	log     *slog.Logger
 
-	stored func(lines int)     // lines became durable; may be nil
-	retry  func(reason string) // an attempt failed; may be nil
-	up     func(bool)          // lines can be stored, or no longer; may be nil
+	stored func(lines int)      // lines became durable; may be nil
+	retry  func(reason string)  // an attempt failed; may be nil
+	up     func(bool)           // lines can be stored, or no longer; may be nil
+	closed func(names []string) // files were closed and are whole; may be nil
 }
 
 // appendFile is an open file that lines are appended to.
@@ -113,6 +115,7 @@ type appendFile struct {
 	info    fs.FileInfo // tells which file it is
 	durable int64       // length that survives a power cut, and that the file has
 	aside   string      // its rotated name, once the mark beside it is durable
+	due     time.Time   // end of the interval in which it got its first line; zero: it has none
 }
 
 // request is one portion that a caller waits for.
@@ -162,6 +165,9 @@ func openJournal(cfg journalConfig) (*journal, error) {
 	if cfg.up == nil {
 		cfg.up = func(bool) {}
 	}
+	if cfg.closed == nil {
+		cfg.closed = func([]string) {}
+	}
 	name := filepath.Base(cfg.path)
 	ext := filepath.Ext(name)
 	if ext == name {
@@ -173,7 +179,7 @@ func openJournal(cfg journalConfig) (*journal, error) {
 		stem:          strings.TrimSuffix(name, ext),
 		ext:           ext,
 		wake:          make(chan struct{}, 1),
-		closed:        make(chan struct{}),
+		end:           make(chan struct{}),
 		abort:         make(chan struct{}),
 		finished:      make(chan struct{}),
 	}
@@ -249,7 +255,7 @@ func (j *journal) close(ctx context.Context) error {
 	j.mu.Lock()
 	if !j.ending {
 		j.ending = true
-		close(j.closed)
+		close(j.end)
 	}
 	j.mu.Unlock()
 	select {
@@ -282,28 +288,30 @@ func (j *journal) run() {
 	defer close(j.finished)
 	defer j.closeFiles()
 	var pause time.Duration
-	closed := j.closed // nil once it was heeded
+	end := j.end // nil once it was heeded
 	for {
 		j.mu.Lock()
 		work, ending, failing := len(j.queue) > 0, j.ending, j.failure != nil
-		j.busy = work || failing && !ending
+		aged := !ending && !failing && j.aged()
+		j.busy = work || aged || failing && !ending
 		j.mu.Unlock()
 		var err error
 		switch {
-		case work:
+		case work || aged:
 			err = j.commit()
 		case ending:
 			return
 		case failing:
 			err = j.probe()
 		default:
-			select {
-			case <-j.wake:
-			case <-j.closed:
-			}
+			j.idle()
 			continue
 		}
 		j.report(err)
+		if len(j.rotated) > 0 {
+			j.closed(j.rotated) // not before: who waited for the new file comes first
+			j.rotated = nil
+		}
 		j.mu.Lock()
 		j.busy = false
 		j.mu.Unlock()
@@ -315,8 +323,8 @@ func (j *journal) run() {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-closed: // one more attempt without waiting
-			closed = nil
+		case <-end: // one more attempt without waiting
+			end = nil
 		case <-j.abort:
 			timer.Stop()
 			return
@@ -324,6 +332,40 @@ func (j *journal) run() {
 		timer.Stop()
 	}
 }
+
+// idle waits until something is queued, Close is called, or the file may be due.
+func (j *journal) idle() {
+	var due <-chan time.Time
+	if j.every > 0 && j.cur != nil && !j.cur.due.IsZero() {
+		// A timer does not see the clock being set or the machine sleeping.
+		timer := time.NewTimer(min(max(j.cur.due.Sub(j.now()), time.Millisecond), maxPause))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-j.wake:
+	case <-j.end:
+	case <-due:
+	}
+}
+
+// aged tells whether the interval of the current file is over.
+func (j *journal) aged() bool {
+	if j.every == 0 || j.cur == nil || j.cur.due.IsZero() {
+		return false
+	}
+	now := j.now()
+	// Where the clock was set back, the file must not stay open until it has caught up.
+	if end := j.intervalEnd(now); j.cur.due.After(end) {
+		j.cur.due = end
+	}
+	return !now.Before(j.cur.due)
+}
+
+// intervalEnd is the end of the interval that holds t. Intervals are counted
+// from a Monday, 00:00 UTC, so that hours, days and weeks begin where people
+// expect it, and every process has the same.
+func (j *journal) intervalEnd(t time.Time) time.Time { return t.Truncate(j.every).Add(j.every) }
 
 // report keeps the outcome of an attempt and logs when it differs from the one before.
 func (j *journal) report(err error) {
@@ -368,15 +410,14 @@ func (j *journal) commit() error {
 	if err := j.prepare(); err != nil {
 		return err
 	}
-	full := j.gather()
-	if full {
+	if j.aged() || j.gather() { // the file is due, or full
 		if err := j.rotateFile(); err != nil {
 			return err
 		}
 		j.gather()
 	}
 	if len(j.group) == 0 {
-		return nil // everyone left
+		return nil // everyone left, or the file was due
 	}
 	err := j.appendGroup()
 	if err == nil {
@@ -530,6 +571,9 @@ func (j *journal) appendGroup() error {
 		return errChanged
 	}
 	f.durable = size
+	if f.due.IsZero() && j.every > 0 {
+		f.due = j.intervalEnd(j.now())
+	}
 	return nil
 }
 
@@ -635,6 +679,9 @@ func (j *journal) open() error {
 		f.h.Close()
 		return err
 	}
+	if f.durable > 0 && j.every > 0 {
+		f.due = j.intervalEnd(f.info.ModTime()) // before it is written again
+	}
 	if f.info.Size() > 0 {
 		// A process that was killed leaves bytes that only the page cache has:
 		// from here on they count as durable. And new lines must never meet
@@ -686,7 +733,8 @@ func (j *journal) create() error {
 func (j *journal) rotateFile() error {
 	j.unsynced = true // whatever Rename says
 	for {
-		err := j.fs.Rename(j.path, j.rotatedName())
+		name := j.rotatedName()
+		err := j.fs.Rename(j.path, name)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -694,19 +742,9 @@ func (j *journal) rotateFile() error {
 			return err
 		}
 		j.drop()
+		j.rotated = append(j.rotated, filepath.Base(name))
 		return j.prepare()
 	}
-}
-
-// rotatedName is the next name <stem>-<UTC yyyymmddThhmmss>-<n><ext>. Each call
-// gives another one, even when the clock is set back.
-func (j *journal) rotatedName() string {
-	stamp := j.now().UTC().Format("20060102T150405")
-	if stamp > j.stamp {
-		j.stamp, j.number = stamp, 0
-	}
-	j.number++
-	return filepath.Join(j.dir, j.stem+"-"+j.stamp+"-"+strconv.Itoa(j.number)+j.ext)
 }
 
 // setAside gets a file out of the way whose last write or sync failed, without
@@ -749,7 +787,7 @@ func (j *journal) renameBroken(f *appendFile) error {
 				continue
 			}
 			j.unsynced = true
-			mark, err := j.fs.Create(cutMark(name, f.durable), j.perm)
+			mark, err := j.fs.Create(f.cutMark(name), j.perm)
 			if errors.Is(err, fs.ErrExist) {
 				continue
 			}
@@ -768,32 +806,32 @@ func (j *journal) renameBroken(f *appendFile) error {
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if err := j.fs.Remove(cutMark(f.aside, f.durable)); err != nil {
+		if err := j.fs.Remove(f.cutMark(f.aside)); err != nil {
 			return err
 		}
 		f.aside = ""
 	}
 }
 
-const cutInfix = ".cut-"
-
-func cutMark(name string, durable int64) string {
-	return name + cutInfix + strconv.FormatInt(durable, 10)
-}
-
-// finishCuts makes durable, at start, the cuts of files that were set aside.
+// finishCuts makes durable, at start, the cuts of files that were set aside. It
+// also finds the last name that was given, so that the next one comes behind it.
 func (j *journal) finishCuts() error {
 	entries, err := j.fs.ReadDir(j.dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		name, length, ok := strings.Cut(e.Name(), cutInfix)
-		durable, err := strconv.ParseInt(length, 10, 64)
-		if !ok || err != nil || durable <= 0 || !strings.HasPrefix(name, j.stem+"-") || filepath.Ext(name) != j.ext {
+		name, ok := j.parseName(e.Name())
+		if !ok {
 			continue
 		}
-		if err := j.finishCut(filepath.Join(j.dir, name), durable); err != nil {
+		if name.compare(j.last) > 0 {
+			j.last = name
+		}
+		if name.cut == 0 {
+			continue
+		}
+		if err := j.finishCut(filepath.Join(j.dir, name.base), name.cut); err != nil {
 			return err
 		}
 		if err := j.fs.Remove(filepath.Join(j.dir, e.Name())); err != nil {
@@ -863,7 +901,7 @@ func (j *journal) moveTail(f *appendFile) error {
 }
 
 func (j *journal) createTorn() (string, Handle, error) {
-	base := filepath.Join(j.dir, j.stem+".torn-"+j.now().UTC().Format("20060102T150405"))
+	base := filepath.Join(j.dir, j.stem+".torn-"+j.now().UTC().Format(stampLayout))
 	name := base
 	for n := 1; ; n++ {
 		h, err := j.fs.Create(name, j.perm)

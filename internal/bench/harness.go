@@ -84,6 +84,7 @@ func program(h *harness, dir string) (*exec.Cmd, error) {
 func (h *harness) program(dir string) *exec.Cmd {
 	return exec.Command(h.sidecar, "--input.address", "127.0.0.1:0", "--path.data", filepath.Join(dir, "data"),
 		"--output.file.path", filepath.Join(dir, "out", "events.ndjson"),
+		"--output.file.compress=false", // no peer does that; output/bench_test.go says what it costs
 		"--fields", "source.ip,destination.ip,dns.question.name:domain,url.full:url,file.hash:hash,process.hash:hash",
 		"--vt.url", h.vt, "--vt.api_key", strings.Repeat("0", 64), "--vt.wait", "2m",
 		"--vt.limit.minute", "0", "--vt.limit.day", strconv.Itoa(h.looked), "--vt.limit.month", "0",

@@ -150,7 +150,7 @@ func startSidecar(t *testing.T, vt string, via []string, args ...string) *sideca
 	dir := t.TempDir()
 	s := &sidecar{dir: dir, address: "127.0.0.1:0", via: via, args: append([]string{
 		"--path.data", filepath.Join(dir, "data"),
-		"--output.file.path", filepath.Join(dir, "out", "events.ndjson"),
+		"--output.file.path", filepath.Join(dir, "out", "events.ndjson"), "--output.file.compress=false",
 		"--vt.url", vt, "--vt.api_key", vtKey, "--vt.wait", "2m",
 		"--vt.limit.minute", "0", "--vt.limit.day", "0", "--vt.limit.month", "0",
 		"--admin.address", "127.0.0.1:0",
