@@ -11,19 +11,23 @@ import (
 
 // An answer on disk is
 //
-//	version | flags | LastAnalysis, seconds | FetchedAt, nanoseconds | Reputation | ASN |
+//	version | flags | LastAnalysis, seconds | FetchedAt, nanoseconds |
+//	FirstSubmission LastSubmission LastModification, seconds | Reputation | ASN |
 //	Country ASOwner ThreatLabel Assessment MD5 SHA1 SHA256 Link |
 //	number of tags, tags | number of engines, (category, name)…
 //
 // Numbers are varints, strings a length and UTF-8. Whoever changes this changes
 // the version: an old snapshot is then not read, which costs look-ups, never
 // a wrong verdict.
-const answerVersion = 1
+const answerVersion = 2
 
 const (
 	answerFound = 1 << iota
 	answerAnalysed
 	answerFetched
+	answerFirst
+	answerLast
+	answerModified
 	answerFlags // first bit that means nothing
 )
 
@@ -40,20 +44,26 @@ var errAnswer = errors.New("not an answer")
 // bounds of an Answer is cut off.
 func AppendAnswer(dst []byte, a *Answer) []byte {
 	flags := byte(0)
-	var analysed, fetched int64
+	var fetched int64
 	if a.Found {
 		flags |= answerFound
 	}
-	if !a.LastAnalysis.IsZero() {
-		flags |= answerAnalysed
-		analysed = a.LastAnalysis.Unix()
+	seconds := func(t time.Time, flag byte) int64 {
+		if t.IsZero() {
+			return 0
+		}
+		flags |= flag
+		return t.Unix()
 	}
+	analysed := seconds(a.LastAnalysis, answerAnalysed)
+	first, last := seconds(a.FirstSubmission, answerFirst), seconds(a.LastSubmission, answerLast)
+	modified := seconds(a.LastModification, answerModified)
 	if !a.FetchedAt.IsZero() {
 		flags |= answerFetched
 		fetched = a.FetchedAt.UnixNano()
 	}
 	dst = append(dst, answerVersion, flags)
-	for _, n := range [...]int64{analysed, fetched, int64(a.Reputation), a.ASN} {
+	for _, n := range [...]int64{analysed, fetched, first, last, modified, int64(a.Reputation), a.ASN} {
 		dst = binary.AppendVarint(dst, n)
 	}
 	for _, s := range [...]string{a.Country, a.ASOwner, a.ThreatLabel, a.Assessment, a.MD5, a.SHA1, a.SHA256, a.Link} {
@@ -103,13 +113,18 @@ func DecodeAnswer(b []byte) (*Answer, error) {
 		r.bad = true
 	}
 	a := &Answer{Found: flags&answerFound != 0}
-	analysed, fetched := r.varint(), r.varint()
-	if flags&answerAnalysed != 0 {
-		a.LastAnalysis = time.Unix(analysed, 0).UTC()
+	seconds := func(to *time.Time, flag byte) {
+		if n := r.varint(); flags&flag != 0 {
+			*to = time.Unix(n, 0).UTC()
+		}
 	}
-	if flags&answerFetched != 0 {
-		a.FetchedAt = time.Unix(0, fetched).UTC()
+	seconds(&a.LastAnalysis, answerAnalysed)
+	if n := r.varint(); flags&answerFetched != 0 {
+		a.FetchedAt = time.Unix(0, n).UTC()
 	}
+	seconds(&a.FirstSubmission, answerFirst)
+	seconds(&a.LastSubmission, answerLast)
+	seconds(&a.LastModification, answerModified)
 	a.Reputation = int(r.varint())
 	a.ASN = r.varint()
 	for _, s := range [...]*string{&a.Country, &a.ASOwner, &a.ThreatLabel, &a.Assessment, &a.MD5, &a.SHA1, &a.SHA256, &a.Link} {

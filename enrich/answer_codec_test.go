@@ -28,6 +28,10 @@ func fullAnswer() *Answer {
 		SHA256:       strings.Repeat("c", 64),
 		Link:         "https://www.virustotal.com/gui/ip-address/203.0.113.7",
 		FetchedAt:    time.Date(2026, 1, 2, 3, 4, 5, 6789, time.UTC),
+
+		FirstSubmission:  time.Date(2006, 5, 22, 1, 2, 3, 0, time.UTC),
+		LastSubmission:   time.Date(2025, 12, 31, 23, 59, 59, 0, time.UTC),
+		LastModification: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 	for i := range 90 {
 		a.Engines = append(a.Engines, EngineVerdict{Engine: fmt.Sprintf("Engine %02d", i), Category: Category(i % 5)})
@@ -37,7 +41,7 @@ func fullAnswer() *Answer {
 
 func TestAnswerCodec(t *testing.T) {
 	unnamed := &Answer{Found: true, Engines: []EngineVerdict{{Category: CategoryMalicious}, {Category: CategoryUndetected}}}
-	for _, a := range []*Answer{{}, {Found: true}, fullAnswer(), unnamed, {FetchedAt: time.Unix(0, 1).UTC(), LastAnalysis: time.Unix(0, 0).UTC()}} {
+	for _, a := range []*Answer{{}, {Found: true}, fullAnswer(), unnamed, {FetchedAt: time.Unix(0, 1).UTC(), LastAnalysis: time.Unix(0, 0).UTC()}, {LastSubmission: time.Unix(1, 0).UTC()}} {
 		b := AppendAnswer([]byte("before"), a)
 		require.True(t, bytes.HasPrefix(b, []byte("before")))
 		got, err := DecodeAnswer(b[len("before"):])

@@ -75,6 +75,10 @@ type Answer struct {
 	SHA256       string
 	Link         string // public page
 	FetchedAt    time.Time
+
+	// When the source was given it first and last (files, URLs), and last
+	// changed what it knows; zero: not said. They only describe.
+	FirstSubmission, LastSubmission, LastModification time.Time
 }
 
 // Decision is what a failed look-up means for those to come.

@@ -45,6 +45,9 @@ type object struct {
 		ASOwner    lenientString  `json:"as_owner"`
 		ASN        lenientInt     `json:"asn"`
 		Threat     lenientThreat  `json:"popular_threat_classification"`
+		First      lenientTime    `json:"first_submission_date"`
+		Last       lenientTime    `json:"last_submission_date"`
+		Modified   lenientTime    `json:"last_modification_date"`
 	} `json:"attributes"`
 }
 
@@ -67,6 +70,10 @@ func parse(data []byte, ind enrich.Indicator) (_ *enrich.Answer, why string) {
 		ASN:          int64(at.ASN),
 		ThreatLabel:  enrich.CutString(string(at.Threat)),
 		Assessment:   assessments[at.GTI.Verdict.Value],
+
+		FirstSubmission:  at.First.Time,
+		LastSubmission:   at.Last.Time,
+		LastModification: at.Modified.Time,
 	}
 	page, ok := o.identify(ind, a)
 	if !ok {
@@ -247,7 +254,15 @@ type (
 	lenientInt     int64
 	lenientStrings []string
 	lenientThreat  string
+	lenientTime    struct{ unixTime }
 )
+
+func (t *lenientTime) UnmarshalJSON(b []byte) error {
+	if t.unixTime.UnmarshalJSON(b) != nil {
+		t.Time = time.Time{}
+	}
+	return nil
+}
 
 func (s *lenientString) UnmarshalJSON(b []byte) error {
 	var v string

@@ -451,7 +451,7 @@ func TestOddAttributes(t *testing.T) {
 		"nothing":            `{}`,
 		"nulls":              `{"last_analysis_results":null,"last_analysis_stats":null,"last_analysis_date":null,"gti_assessment":null,"reputation":null,"tags":null,"country":null,"asn":null,"popular_threat_classification":null}`,
 		"never analysed":     `{"last_analysis_results":{},"last_analysis_stats":{"malicious":0},"last_analysis_date":0}`,
-		"others of no type":  `{"reputation":"x","tags":"x","country":5,"as_owner":{},"asn":"64500","popular_threat_classification":[]}`,
+		"others of no type":  `{"reputation":"x","tags":"x","country":5,"as_owner":{},"asn":"64500","first_submission_date":"x","last_submission_date":-1,"last_modification_date":[],"popular_threat_classification":[]}`,
 		"others out of type": `{"reputation":1e99,"tags":[1,null,{}],"popular_threat_classification":{"suggested_threat_label":5}}`,
 	} {
 		a, why := parseIP(t, attributes)
@@ -470,6 +470,9 @@ func TestOddAttributes(t *testing.T) {
 	require.Empty(t, why)
 	assert.Len(t, a.Engines, 90, "counted, though not named")
 	assert.Equal(t, 14, count(a, enrich.CategoryMalicious))
+	a, why = parseIP(t, `{"first_submission_date":1,"last_submission_date":2,"last_modification_date":3}`)
+	require.Empty(t, why)
+	assert.Equal(t, []int64{1, 2, 3}, []int64{a.FirstSubmission.Unix(), a.LastSubmission.Unix(), a.LastModification.Unix()})
 	for word, want := range assessments {
 		a, _ := parseIP(t, `{"gti_assessment":{"verdict":{"value":"`+word+`"}}}`)
 		assert.Equal(t, want, a.Assessment)
