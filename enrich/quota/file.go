@@ -25,11 +25,11 @@ import (
 const (
 	regionSize = 8192 // room of a slot: the largest record, in whole pages
 	slots      = 2
-	magic      = 0x31515456 // "VTQ1"
+	magic      = 0x32515456 // "VTQ2"
 	headerLen  = 4 + 4 + 8
-	fixedLen   = headerLen + 8 + 2*5*8 + 8 + 4
+	fixedLen   = headerLen + 8 + 2*5*8 + 8 + 2*4
 	bucketLen  = 8 + 8
-	maxRecord  = fixedLen + maxBuckets*bucketLen + 4
+	maxRecord  = fixedLen + (minuteBuckets+hourBuckets)*bucketLen + 4
 )
 
 // A record must fit its slot.
@@ -67,7 +67,7 @@ func openState(d disk, path string, now time.Time) (*stateFile, *state, error) {
 	sf := &stateFile{disk: d, path: path}
 	raw, err := d.ReadFile(path, slots*regionSize+1)
 	if errors.Is(err, fs.ErrNotExist) {
-		return sf, &state{}, nil
+		return sf, newState(), nil
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("quota: read: %w", err)
@@ -78,7 +78,7 @@ func openState(d disk, path string, now time.Time) (*stateFile, *state, error) {
 		if err := d.Rename(path, aside); err != nil {
 			return nil, nil, fmt.Errorf("quota: set a damaged file aside: %w", err)
 		}
-		return sf, &state{}, &DamagedError{Path: path, Aside: aside, Reason: reason}
+		return sf, newState(), &DamagedError{Path: path, Aside: aside, Reason: reason}
 	}
 	f, err := d.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -188,7 +188,7 @@ func (sf *stateFile) close() error {
 func appendState(dst []byte, s *state, seq uint64) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, magic)
-	dst = le.AppendUint32(dst, uint32(fixedLen+len(s.buckets)*bucketLen+4))
+	dst = le.AppendUint32(dst, uint32(fixedLen+(len(s.minute.buckets)+len(s.hour.buckets))*bucketLen+4))
 	dst = le.AppendUint64(dst, seq)
 	dst = le.AppendUint64(dst, uint64(s.ahead))
 	for _, w := range [...]*window{&s.day, &s.month} {
@@ -197,10 +197,12 @@ func appendState(dst []byte, s *state, seq uint64) []byte {
 		}
 	}
 	dst = le.AppendUint64(dst, uint64(nanos(s.minuteSpent)))
-	dst = le.AppendUint32(dst, uint32(len(s.buckets)))
-	for _, b := range s.buckets {
-		dst = le.AppendUint64(dst, uint64(nanos(b.last)))
-		dst = le.AppendUint64(dst, uint64(b.n))
+	for _, w := range [...]*sliding{&s.minute, &s.hour} {
+		dst = le.AppendUint32(dst, uint32(len(w.buckets)))
+		for _, b := range w.buckets {
+			dst = le.AppendUint64(dst, uint64(nanos(b.last)))
+			dst = le.AppendUint64(dst, uint64(b.n))
+		}
 	}
 	return le.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 }
@@ -235,19 +237,28 @@ func decodeState(b []byte) (st *state, seq uint64, why string) {
 		sound = sound && v >= 0 && v <= maxCount+maxBlock
 		return v
 	}
-	st = &state{ahead: count()}
+	st = newState()
+	st.ahead = count()
 	for _, w := range [...]*window{&st.day, &st.month} {
 		w.period, w.used, w.prev, w.before, w.spent = next(), count(), next(), count(), moment(next())
 	}
 	st.minuteSpent = moment(next())
-	buckets := int(le.Uint32(b))
-	b = b[4:]
-	if buckets > maxBuckets || len(b) != buckets*bucketLen {
-		return nil, 0, "impossible content"
+	for _, w := range [...]*sliding{&st.minute, &st.hour} {
+		if len(b) < 4 {
+			return nil, 0, "impossible content"
+		}
+		buckets := int(le.Uint32(b))
+		b = b[4:]
+		if buckets > w.most || len(b) < buckets*bucketLen {
+			return nil, 0, "impossible content"
+		}
+		for range buckets {
+			at := moment(next())
+			w.buckets = append(w.buckets, bucket{first: at, last: at, n: count()})
+		}
 	}
-	for range buckets {
-		at := moment(next())
-		st.buckets = append(st.buckets, bucket{first: at, last: at, n: count()})
+	if len(b) > 0 {
+		sound = false
 	}
 	if !sound {
 		return nil, 0, "impossible content"

@@ -1,5 +1,5 @@
-// Package quota counts requests against the limits of a minute, a day and a
-// month.
+// Package quota counts requests against the limits of a minute, an hour, a day
+// and a month.
 //
 // Promise: no request is made that is not already on disk as made, so a
 // restart, a crash or a power cut never makes the program exceed a limit.
@@ -8,6 +8,10 @@
 // large, requests are put on disk in blocks ahead of their use, so that a fast
 // key does not wait for the disk at every request; a crash costs what is left
 // of a block, Close gives it back.
+//
+// The limits are two: what this program may request, and what the source allows
+// the key, which other programs may use too (SetLimits). Of the others' requests
+// is known what the source last said.
 //
 // Two risks are accepted. A clock that is set forward is believed: nothing here
 // can tell it from time that passed while the machine slept. And a request that
@@ -27,20 +31,21 @@ import (
 // The names of the windows.
 const (
 	Minute = "minute"
+	Hour   = "hour"
 	Day    = "day"
 	Month  = "month"
 )
 
 const (
-	// minute is a second longer than the source's: a request that had to open a
-	// connection arrives later than one that did not, and must not meet in the
-	// source's minute one that was counted 60 s after it.
-	minute = time.Minute + time.Second
-	// mergeWithin is how close together requests share a bucket of the sliding
-	// minute. A bucket counts until its last request is a minute old, so the
-	// price is a quarter of a second, and 241 buckets hold any limit.
-	mergeWithin = 250 * time.Millisecond
-	maxBuckets  = 256
+	// slack makes a sliding window longer than the source's: a request that had to
+	// open a connection arrives later than one that did not, and must not meet in
+	// the source's minute one that was counted 60 s after it.
+	slack = time.Second
+	// How close together requests share a bucket of a sliding window. A bucket
+	// counts until its last request is old enough, so these are the price; 241 and
+	// 121 buckets hold any limit.
+	minuteMerge, minuteBuckets = 250 * time.Millisecond, 256
+	hourMerge, hourBuckets     = 30 * time.Second, 128
 	// maxBlock bounds what a crash can cost, in requests.
 	maxBlock = 256
 	// smallStep is how far back a clock may be set before the day that it had
@@ -50,8 +55,19 @@ const (
 	maxCount = 1 << 40
 )
 
-// Limits are the most requests in each window; 0 means unlimited.
-type Limits struct{ Minute, Day, Month int }
+// Limits are the most requests of this program in each window; 0 means unlimited.
+type Limits struct{ Minute, Hour, Day, Month int }
+
+// Usage is what the source says about one window of a key: how many requests it
+// allows and how many were made, by all programs that use the key together.
+// Allowed 0: nothing is known, and nothing follows.
+type Usage struct{ Allowed, Used int64 }
+
+// Account is what the source said about a key.
+type Account struct {
+	Asked            time.Time // when the question was put
+	Hour, Day, Month Usage
+}
 
 // ErrClosed is what a closed Quota answers.
 var ErrClosed = errors.New("quota: closed")
@@ -71,26 +87,52 @@ func (e *DamagedError) Error() string {
 
 // Quota keeps the counts. It is safe for concurrent use.
 type Quota struct {
-	now    func() time.Time
-	limits Limits // constant
-	block  int64  // most requests put on disk ahead of their use; constant
+	now func() time.Time
 
 	before atomic.Pointer[map[string]int] // what was left before the last save; the map is constant
 
-	mu     sync.Mutex
-	file   *stateFile // guarded by mu
-	closed bool       // guarded by mu
-	st     state      // guarded by mu; what happened, without ahead
-	ahead  int64      // guarded by mu; requests that are on disk but were not granted yet
+	mu      sync.Mutex
+	file    *stateFile // guarded by mu
+	closed  bool       // guarded by mu
+	st      state      // guarded by mu; what happened, without ahead
+	ahead   int64      // guarded by mu; requests that are on disk but were not granted yet
+	limits  Limits     // guarded by mu
+	account account    // guarded by mu
+	block   int64      // guarded by mu; most requests put on disk ahead of their use
+	held    time.Time  // guarded by mu; nothing before
+	spentAt time.Time  // guarded by mu; when the source last said that a window is used up
 }
+
+// account is what the key allows, and what others made of it. It is not on
+// disk: the source is asked again at the next start.
+type account struct {
+	hour, day, month ceiling
+	hourUntil        time.Time // from then on nothing is known of others in the hour
+}
+
+// ceiling is one window of an account; the zero value is none.
+type ceiling struct {
+	allowed int64
+	others  int64 // requests that were not ours; in a calendar window until it ends
+}
+
+// over is how many requests more than allowed there would be with one more than
+// own; negative: so many are left.
+func (c ceiling) over(own int64) int64 { return own + c.others - c.allowed }
 
 // state is everything that outlives a restart.
 type state struct {
-	ahead       int64 // on disk only: how many of the counted requests may not have happened yet
-	day, month  window
-	minuteSpent time.Time // the source said so: nothing before
-	buckets     []bucket  // the sliding minute, oldest first
-	inMinute    int64     // sum over buckets
+	ahead        int64 // on disk only: how many of the counted requests may not have happened yet
+	day, month   window
+	minuteSpent  time.Time // the source said so: nothing before
+	minute, hour sliding
+}
+
+func newState() *state {
+	return &state{
+		minute: sliding{length: time.Minute + slack, merge: minuteMerge, most: minuteBuckets},
+		hour:   sliding{length: time.Hour + slack, merge: hourMerge, most: hourBuckets},
+	}
 }
 
 // window is a calendar window.
@@ -102,7 +144,16 @@ type window struct {
 	spent  time.Time // the source said so: nothing before
 }
 
-// bucket is requests of the sliding minute.
+// sliding is the requests of the last minute or hour: sources do not say how
+// they cut theirs, and no cut holds more than a sliding window.
+type sliding struct {
+	length, merge time.Duration // constant
+	most          int           // buckets; constant
+	buckets       []bucket      // oldest first
+	n             int64         // sum over buckets
+}
+
+// bucket is requests of a sliding window.
 type bucket struct {
 	first, last time.Time
 	n           int64
@@ -117,8 +168,8 @@ func Open(path string, limits Limits, now func() time.Time) (*Quota, error) {
 }
 
 func open(d disk, path string, limits Limits, now func() time.Time) (*Quota, error) {
-	if limits.Minute < 0 || limits.Day < 0 || limits.Month < 0 {
-		return nil, errors.New("quota: a limit is negative")
+	if err := limits.check(); err != nil {
+		return nil, err
 	}
 	if now == nil {
 		now = time.Now
@@ -134,7 +185,7 @@ func open(d disk, path string, limits Limits, now func() time.Time) (*Quota, err
 	q.st = found.since(t)
 	if damaged != nil && limits.Minute > 0 {
 		// Nothing is known. A minute of silence is cheap, a day's is not.
-		q.st.add(bucket{first: t, last: t, n: int64(limits.Minute)})
+		q.st.minute.add(bucket{first: t, last: t, n: int64(limits.Minute)})
 	}
 	q.roll(t)
 	// Written at once, so that a place that cannot be written is known at start.
@@ -148,11 +199,18 @@ func open(d disk, path string, limits Limits, now func() time.Time) (*Quota, err
 	return q, nil
 }
 
+func (l Limits) check() error {
+	if l.Minute < 0 || l.Hour < 0 || l.Day < 0 || l.Month < 0 {
+		return errors.New("quota: a limit is negative")
+	}
+	return nil
+}
+
 // blockSize is 1 for keys so small that a sync for each request costs nothing,
 // and otherwise a share of the limits that a crash may cost.
 func blockSize(l Limits) int64 {
 	n := maxBlock
-	for _, share := range [...]struct{ limit, of int }{{l.Minute, 16}, {l.Day, 1000}, {l.Month, 30000}} {
+	for _, share := range [...]struct{ limit, of int }{{l.Minute, 16}, {l.Hour, 100}, {l.Day, 1000}, {l.Month, 30000}} {
 		if share.limit > 0 {
 			n = min(n, share.limit/share.of)
 		}
@@ -191,6 +249,87 @@ func (q *Quota) Take() (ok bool, until time.Time, window string, err error) {
 	return false, time.Time{}, "", errors.New("quota: the clock changed the day at every attempt to save")
 }
 
+// Hold grants nothing before until, or the next SetLimits: for a start that waits
+// for what the account allows.
+func (q *Quota) Hold(until time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.held = until
+}
+
+// SetLimits changes what this program may request and tells what the source said
+// of the key. Both hold from now on: no window gets more than its limit of our
+// requests, nor more than the account allows of all. Of the account's requests
+// are taken for ours those that are more than a minute old, since a younger one
+// may not have arrived when the source counted: so for a while others' may be
+// taken for too many, never for too few.
+//
+// Where the source had said that a day or a month is used up (Spent) and now,
+// asked later, says that it is not, the newer word holds. If it keeps two minds,
+// that costs one request per SetLimits.
+func (q *Quota) SetLimits(limits Limits, a Account) error {
+	if err := limits.check(); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return ErrClosed
+	}
+	t := q.now()
+	q.roll(t)
+	q.limits, q.held = limits, time.Time{}
+	s := &q.st
+	recent := s.minute.n
+	of := func(u Usage, own int64) ceiling {
+		if u.Allowed <= 0 {
+			return ceiling{}
+		}
+		ours := max(own-recent, 0)
+		return ceiling{allowed: min(u.Allowed, maxCount), others: min(max(u.Used-ours, 0), maxCount)}
+	}
+	q.account = account{
+		hour: of(a.Hour, s.hour.n), day: of(a.Day, s.day.used), month: of(a.Month, s.month.used),
+		hourUntil: a.Asked.Add(time.Hour),
+	}
+	// An answer from before midnight says nothing of the new day.
+	if dayOf(a.Asked) != s.day.period {
+		q.account.day.others = 0
+	}
+	if monthOf(a.Asked) != s.month.period {
+		q.account.month.others = 0
+	}
+	q.block = blockSize(q.tightest())
+	lifted := false
+	for _, w := range [...]struct {
+		u  Usage
+		at *time.Time
+	}{{a.Day, &s.day.spent}, {a.Month, &s.month.spent}} {
+		if w.u.Used < w.u.Allowed && w.at.After(t) && q.spentAt.Before(a.Asked) {
+			*w.at, lifted = time.Time{}, true
+		}
+	}
+	q.roll(t)
+	if !lifted {
+		return nil
+	}
+	return q.save(q.ahead)
+}
+
+// tightest is the limits with those of the account.
+func (q *Quota) tightest() Limits {
+	both := func(limit int, c ceiling) int {
+		if c.allowed > 0 && (limit == 0 || c.allowed < int64(limit)) {
+			return int(min(c.allowed, 1<<30))
+		}
+		return limit
+	}
+	return Limits{
+		Minute: q.limits.Minute, Hour: both(q.limits.Hour, q.account.hour),
+		Day: both(q.limits.Day, q.account.day), Month: both(q.limits.Month, q.account.month),
+	}
+}
+
 // Spent records that the source itself says a window is used up, until then.
 // A time beyond what such a window can last is cut to that.
 func (q *Quota) Spent(window string, until time.Time) error {
@@ -211,12 +350,13 @@ func (q *Quota) Spent(window string, until time.Time) error {
 	default:
 		return fmt.Errorf("quota: no window is called %q", window)
 	}
+	q.spentAt = t
 	q.roll(t)
 	return q.save(q.ahead)
 }
 
-// Left is how many requests remain now in each limited window ("minute", "day",
-// "month"). It never waits for the disk: while something is being put there it
+// Left is how many requests remain now in each limited window ("minute", "hour",
+// "day", "month"). It never waits for the disk: while something is being put there it
 // is what was left just before.
 func (q *Quota) Left() map[string]int {
 	if !q.mu.TryLock() {
@@ -230,19 +370,29 @@ func (q *Quota) Left() map[string]int {
 
 // remaining is what Left says at t, up to which the windows were brought. With mu.
 func (q *Quota) remaining(t time.Time) map[string]int {
-	left := make(map[string]int, 3)
-	put := func(name string, limit int, used int64, spent time.Time) {
+	left := make(map[string]int, 4)
+	put := func(name string, limit int, c ceiling, used int64, spent time.Time) {
+		n := int64(-1)
+		if limit > 0 {
+			n = max(int64(limit)-used, 0)
+		}
+		if c.allowed > 0 {
+			if n2 := max(-c.over(used), 0); n < 0 || n2 < n {
+				n = n2
+			}
+		}
 		switch {
-		case limit == 0:
+		case n < 0: // unlimited
 		case spent.After(t):
 			left[name] = 0
 		default:
-			left[name] = int(max(int64(limit)-used, 0))
+			left[name] = int(n)
 		}
 	}
-	put(Minute, q.limits.Minute, q.st.inMinute, q.st.minuteSpent)
-	put(Day, q.limits.Day, q.st.day.used, q.st.day.spent)
-	put(Month, q.limits.Month, q.st.month.used, q.st.month.spent)
+	put(Minute, q.limits.Minute, ceiling{}, q.st.minute.n, q.st.minuteSpent)
+	put(Hour, q.limits.Hour, q.account.hour, q.st.hour.n, time.Time{})
+	put(Day, q.limits.Day, q.account.day, q.st.day.used, q.st.day.spent)
+	put(Month, q.limits.Month, q.account.month, q.st.month.used, q.st.month.spent)
 	return left
 }
 
@@ -277,10 +427,17 @@ func (q *Quota) left() int64 {
 	n := int64(maxBlock)
 	for _, w := range [...]struct {
 		limit int
+		c     ceiling
 		used  int64
-	}{{q.limits.Minute, q.st.inMinute}, {q.limits.Day, q.st.day.used}, {q.limits.Month, q.st.month.used}} {
+	}{
+		{q.limits.Minute, ceiling{}, q.st.minute.n}, {q.limits.Hour, q.account.hour, q.st.hour.n},
+		{q.limits.Day, q.account.day, q.st.day.used}, {q.limits.Month, q.account.month, q.st.month.used},
+	} {
 		if w.limit > 0 {
 			n = min(n, int64(w.limit)-w.used)
+		}
+		if w.c.allowed > 0 {
+			n = min(n, -w.c.over(w.used))
 		}
 	}
 	return n
@@ -293,21 +450,31 @@ func (q *Quota) blocked(t time.Time) (until time.Time, window string) {
 			until, window = at, name
 		}
 	}
+	latest(Minute, q.held)
 	latest(Minute, q.st.minuteSpent)
 	latest(Day, q.st.day.spent)
 	latest(Month, q.st.month.spent)
-	if over := q.st.inMinute - int64(q.limits.Minute); q.limits.Minute > 0 && over >= 0 {
-		for _, b := range q.st.buckets {
-			if over -= b.n; over < 0 {
-				latest(Minute, b.last.Add(minute))
-				break
-			}
-		}
+	if over := q.st.minute.n - int64(q.limits.Minute); q.limits.Minute > 0 && over >= 0 {
+		latest(Minute, q.st.minute.frees(over))
 	}
-	if q.limits.Day > 0 && q.st.day.used >= int64(q.limits.Day) {
+	if over := q.st.hour.n - int64(q.limits.Hour); q.limits.Hour > 0 && over >= 0 {
+		latest(Hour, q.st.hour.frees(over))
+	}
+	if c := q.account.hour; c.allowed > 0 && c.over(q.st.hour.n) >= 0 {
+		// Ours grow old one by one, of others nothing is known after a time.
+		at := q.st.hour.frees(c.over(q.st.hour.n))
+		if forgotten := q.account.hourUntil; at.IsZero() || q.st.hour.n < c.allowed && forgotten.Before(at) {
+			at = forgotten
+		}
+		latest(Hour, at)
+	}
+	full := func(limit int, c ceiling, used int64) bool {
+		return limit > 0 && used >= int64(limit) || c.allowed > 0 && c.over(used) >= 0
+	}
+	if full(q.limits.Day, q.account.day, q.st.day.used) {
 		latest(Day, startOfDay(q.st.day.period+1))
 	}
-	if q.limits.Month > 0 && q.st.month.used >= int64(q.limits.Month) {
+	if full(q.limits.Month, q.account.month, q.st.month.used) {
 		latest(Month, startOfMonth(q.st.month.period+1))
 	}
 	return until, window
@@ -316,19 +483,33 @@ func (q *Quota) blocked(t time.Time) (until time.Time, window string) {
 // roll brings the windows up to the time t.
 func (q *Quota) roll(t time.Time) {
 	s := &q.st
-	day, month := dayOf(t), monthOf(t)
-	moved := s.day.enter(day, t, startOfDay)
-	moved = s.month.enter(month, t, startOfMonth) || moved
-	if moved {
+	newDay := s.day.enter(dayOf(t), t, startOfDay)
+	newMonth := s.month.enter(monthOf(t), t, startOfMonth)
+	if newDay || newMonth {
 		// What was reserved was counted in another day; on disk this one has none yet.
 		q.ahead = 0
 	}
+	if newDay {
+		q.account.day.others = 0
+	}
+	if newMonth {
+		q.account.month.others = 0
+	}
+	if !t.Before(q.account.hourUntil) {
+		q.account.hour.others = 0
+	}
+	q.held = atMost(q.held, t.Add(time.Minute))
 	s.minuteSpent = atMost(s.minuteSpent, t.Add(time.Hour))
 	s.day.spent = atMost(s.day.spent, startOfDay(s.day.period+1))
 	s.month.spent = atMost(s.month.spent, startOfMonth(s.month.period+1))
+	s.minute.roll(t)
+	s.hour.roll(t)
+}
 
-	// A request cannot have happened later than now, whatever the clock said:
-	// so a clock that was set back delays by a minute at most.
+// roll forgets what is too old at t.
+func (s *sliding) roll(t time.Time) {
+	// A request cannot have happened later than now, whatever the clock said: so a
+	// clock that was set back delays by the window's length at most.
 	for i := len(s.buckets) - 1; i >= 0 && s.buckets[i].last.After(t); i-- {
 		s.buckets[i].last = t
 		if s.buckets[i].first.After(t) {
@@ -336,12 +517,48 @@ func (q *Quota) roll(t time.Time) {
 		}
 	}
 	gone := 0
-	for gone < len(s.buckets) && t.Sub(s.buckets[gone].last) >= minute {
-		s.inMinute -= s.buckets[gone].n
+	for gone < len(s.buckets) && t.Sub(s.buckets[gone].last) >= s.length {
+		s.n -= s.buckets[gone].n
 		gone++
 	}
 	if gone > 0 {
 		s.buckets = append(s.buckets[:0], s.buckets[gone:]...)
+	}
+}
+
+// frees is when more than over requests will have grown too old; zero: never.
+func (s *sliding) frees(over int64) time.Time {
+	for _, b := range s.buckets {
+		if over -= b.n; over < 0 {
+			return b.last.Add(s.length)
+		}
+	}
+	return time.Time{}
+}
+
+// add puts requests into the window.
+func (s *sliding) add(b bucket) {
+	s.n += b.n
+	if i := len(s.buckets) - 1; i >= 0 {
+		last := &s.buckets[i]
+		if b.last.Sub(last.first) < s.merge || len(s.buckets) == s.most {
+			last.n += b.n
+			if b.last.After(last.last) {
+				last.last = b.last
+			}
+			return
+		}
+	}
+	s.buckets = append(s.buckets, b)
+}
+
+// since fills s, which is empty, with what was read from disk at the time t.
+func (s *sliding) since(old *sliding, t time.Time) {
+	for _, b := range old.buckets {
+		if age := max(t.Sub(b.last), 0); age < s.length {
+			at := t.Add(-age)
+			s.add(bucket{first: at, last: at, n: b.n})
+		}
 	}
 }
 
@@ -369,43 +586,28 @@ func (w *window) enter(p int64, t time.Time, start func(int64) time.Time) bool {
 func (s *state) count(t time.Time, n int64) {
 	s.day.used = min(s.day.used+n, maxCount)
 	s.month.used = min(s.month.used+n, maxCount)
-	s.add(bucket{first: t, last: t, n: n})
+	s.slide(bucket{first: t, last: t, n: n})
 }
 
-// add puts requests into the sliding minute.
-func (s *state) add(b bucket) {
-	s.inMinute += b.n
-	if i := len(s.buckets) - 1; i >= 0 {
-		last := &s.buckets[i]
-		if b.last.Sub(last.first) < mergeWithin || len(s.buckets) == maxBuckets {
-			last.n += b.n
-			if b.last.After(last.last) {
-				last.last = b.last
-			}
-			return
-		}
-	}
-	s.buckets = append(s.buckets, b)
+// slide puts requests into the sliding windows.
+func (s *state) slide(b bucket) {
+	s.minute.add(b)
+	s.hour.add(b)
 }
 
 // since is a state that was read from disk, at the time t of a start. Requests
 // that had been reserved may have happened at any time up to now, so they count
 // as made just now. Times are rebased on t, whose monotonic reading then keeps
-// the sliding minute right when the clock is set.
+// the sliding windows right when the clock is set.
 func (s *state) since(t time.Time) state {
-	out := *s
-	out.ahead, out.buckets, out.inMinute = 0, nil, 0
-	for _, b := range s.buckets {
-		age := max(t.Sub(b.last), 0)
-		if age < minute {
-			at := t.Add(-age)
-			out.add(bucket{first: at, last: at, n: b.n})
-		}
-	}
+	out := newState()
+	out.day, out.month, out.minuteSpent = s.day, s.month, s.minuteSpent
+	out.minute.since(&s.minute, t)
+	out.hour.since(&s.hour, t)
 	if s.ahead > 0 {
-		out.add(bucket{first: t, last: t, n: s.ahead})
+		out.slide(bucket{first: t, last: t, n: s.ahead})
 	}
-	return out
+	return *out
 }
 
 func atMost(t, most time.Time) time.Time {

@@ -68,7 +68,7 @@ func TestMinuteSlides(t *testing.T) {
 	}
 	until, window := take(t, q, false)
 	assert.Equal(t, Minute, window)
-	assert.True(t, until.Equal(noon.Add(minute)), until)
+	assert.True(t, until.Equal(noon.Add(time.Minute+slack)), until)
 	assert.Equal(t, map[string]int{Minute: 0}, q.Left())
 
 	c.set(until.Add(-1))
@@ -76,7 +76,188 @@ func TestMinuteSlides(t *testing.T) {
 	c.set(until)
 	take(t, q, true)
 	until, _ = take(t, q, false)
-	assert.True(t, until.Equal(noon.Add(10*time.Second+minute)), until)
+	assert.True(t, until.Equal(noon.Add(10*time.Second+time.Minute+slack)), until)
+}
+
+func TestHourSlides(t *testing.T) {
+	c := &clock{t: noon.Add(-40 * time.Minute)}
+	path := filepath.Join(t.TempDir(), "q")
+	q := mustOpen(t, path, Limits{Hour: 3}, c)
+	take(t, q, true)
+	c.add(50 * time.Minute) // the clock strikes meanwhile
+	take(t, q, true)
+	take(t, q, true)
+	assert.Equal(t, map[string]int{Hour: 0}, q.Left())
+	until, window := take(t, q, false)
+	assert.Equal(t, Hour, window)
+	assert.True(t, until.Equal(noon.Add(20*time.Minute+slack)), until)
+	require.NoError(t, q.Close())
+	q = mustOpen(t, path, Limits{Hour: 3}, c)
+	again, _ := take(t, q, false)
+	assert.True(t, again.Equal(until), "over a restart too: %v", again)
+	c.set(until)
+	take(t, q, true)
+	take(t, q, false)
+	require.NoError(t, q.Close())
+}
+
+func TestHold(t *testing.T) {
+	c := &clock{t: noon}
+	q := mustOpen(t, filepath.Join(t.TempDir(), "q"), Limits{Day: 2}, c)
+	defer q.Close()
+	q.Hold(noon.Add(time.Second))
+	until, window := take(t, q, false)
+	assert.Equal(t, Minute, window)
+	assert.True(t, until.Equal(noon.Add(time.Second)), until)
+	assert.Equal(t, map[string]int{Day: 2}, q.Left())
+	require.NoError(t, q.SetLimits(Limits{Day: 2}, Account{}))
+	take(t, q, true)
+	q.Hold(noon.Add(time.Second))
+	c.add(time.Second)
+	take(t, q, true)
+}
+
+func TestAccount(t *testing.T) {
+	c := &clock{t: noon}
+	path := filepath.Join(t.TempDir(), "q")
+	q := mustOpen(t, path, Limits{Minute: 4, Day: 500, Month: 15500}, c)
+	defer func() { require.NoError(t, q.Close()) }()
+	for range 4 {
+		take(t, q, true)
+	}
+	c.add(2 * time.Minute)
+
+	// Others have made six of the ten; ours are known to be ours.
+	limits := Limits{Minute: 1000, Hour: 300, Day: 700, Month: 9000}
+	require.NoError(t, q.SetLimits(limits, Account{
+		Asked: c.now(), Hour: Usage{240, 10}, Day: Usage{600, 110}, Month: Usage{8000, 1010},
+	}))
+	assert.Equal(t, map[string]int{Minute: 1000, Hour: 230, Day: 490, Month: 6990}, q.Left())
+	take(t, q, true)
+	assert.Equal(t, map[string]int{Minute: 999, Hour: 229, Day: 489, Month: 6989}, q.Left())
+
+	// The request just made may not have arrived when the source counted.
+	require.NoError(t, q.SetLimits(limits, Account{Asked: c.now(), Day: Usage{600, 111}}))
+	assert.Equal(t, map[string]int{Minute: 999, Hour: 295, Day: 488, Month: 8995}, q.Left())
+	c.add(2 * time.Minute)
+	require.NoError(t, q.SetLimits(limits, Account{Asked: c.now(), Day: Usage{600, 111}}))
+	assert.Equal(t, 489, q.Left()[Day], "and now it has")
+
+	// A source that is behind makes nothing of ours undone.
+	require.NoError(t, q.SetLimits(limits, Account{Asked: c.now(), Day: Usage{600, 0}}))
+	assert.Equal(t, 595, q.Left()[Day])
+
+	// A limit of this program's own is about its own requests alone.
+	require.NoError(t, q.SetLimits(Limits{Day: 8}, Account{Asked: c.now(), Day: Usage{600, 400}}))
+	assert.Equal(t, map[string]int{Day: 3}, q.Left())
+	require.NoError(t, q.SetLimits(Limits{}, Account{Asked: c.now()}))
+	assert.Empty(t, q.Left())
+	require.Error(t, q.SetLimits(Limits{Hour: -1}, Account{}))
+}
+
+func TestOthersUsedItUp(t *testing.T) {
+	open := func(t *testing.T, c *clock) *Quota {
+		q := mustOpen(t, filepath.Join(t.TempDir(), "q"), Limits{}, c)
+		t.Cleanup(func() { require.NoError(t, q.Close()) })
+		return q
+	}
+	t.Run("day", func(t *testing.T) {
+		c := &clock{t: noon}
+		q := open(t, c)
+		require.NoError(t, q.SetLimits(Limits{}, Account{Asked: noon, Day: Usage{500, 498}}))
+		take(t, q, true)
+		take(t, q, true)
+		until, window := take(t, q, false)
+		assert.Equal(t, Day, window)
+		assert.True(t, until.Equal(noon.Add(12*time.Hour)), until)
+		c.set(until)
+		assert.Equal(t, map[string]int{Day: 500}, q.Left(), "a new day")
+	})
+	t.Run("asked before midnight", func(t *testing.T) {
+		c := &clock{t: noon.Add(12 * time.Hour)}
+		q := open(t, c)
+		require.NoError(t, q.SetLimits(Limits{}, Account{Asked: noon.Add(12*time.Hour - 1), Day: Usage{500, 500}, Month: Usage{1000, 600}}))
+		assert.Equal(t, map[string]int{Day: 500, Month: 400}, q.Left())
+	})
+	t.Run("hour", func(t *testing.T) {
+		c := &clock{t: noon}
+		q := open(t, c)
+		take(t, q, true)
+		c.add(30 * time.Minute)
+		asked := c.now()
+		require.NoError(t, q.SetLimits(Limits{}, Account{Asked: asked, Hour: Usage{10, 10}}))
+		until, window := take(t, q, false)
+		assert.Equal(t, Hour, window)
+		assert.True(t, until.Equal(noon.Add(time.Hour+slack)), "when ours is an hour old: %v", until)
+		require.NoError(t, q.SetLimits(Limits{}, Account{Asked: asked, Hour: Usage{10, 100}}))
+		until, _ = take(t, q, false)
+		assert.True(t, until.Equal(asked.Add(time.Hour)), "when nothing is known of others: %v", until)
+		c.set(until)
+		assert.Equal(t, map[string]int{Hour: 10}, q.Left())
+	})
+}
+
+// The source's newer word lifts its older one.
+func TestAccountLiftsSpent(t *testing.T) {
+	c := &clock{t: noon}
+	path := filepath.Join(t.TempDir(), "q")
+	q := mustOpen(t, path, Limits{}, c)
+	require.NoError(t, q.Spent(Day, noon.Add(12*time.Hour)))
+	for _, a := range []Account{
+		{Asked: noon.Add(-time.Second), Day: Usage{500, 100}}, // asked before
+		{Asked: noon.Add(time.Second), Day: Usage{500, 500}},
+		{Asked: noon.Add(time.Second), Month: Usage{500, 100}},
+	} {
+		require.NoError(t, q.SetLimits(Limits{}, a))
+		_, window := take(t, q, false)
+		require.Equal(t, Day, window)
+	}
+	require.NoError(t, q.SetLimits(Limits{}, Account{Asked: noon.Add(time.Second), Day: Usage{500, 499}}))
+	take(t, q, true)
+	require.NoError(t, q.Close())
+	q = mustOpen(t, path, Limits{}, c)
+	take(t, q, true)
+	require.NoError(t, q.Close())
+	require.ErrorIs(t, q.SetLimits(Limits{}, Account{}), ErrClosed)
+}
+
+// Two programs share a key; one of them keeps to the account as it last read it.
+// However their requests fall, no more are made than the key allows, as long as
+// the other one leaves it as much as it read.
+func TestSharedKeyIsNotExceeded(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(11, seed))
+		c := &clock{t: noon}
+		q := mustOpen(t, filepath.Join(t.TempDir(), "q"), Limits{}, c)
+		const allowed = 100
+		total, flying := 0, 0
+		for range 400 {
+			switch rng.IntN(4) {
+			case 0: // another program's, and the account is read before we ask again
+				if total+flying < allowed {
+					total++
+				}
+				require.NoError(t, q.SetLimits(Limits{}, Account{Asked: c.now(), Day: Usage{allowed, int64(total)}}))
+			case 1:
+				if flying > 0 { // arrives, within a minute
+					flying--
+					total++
+				}
+			default:
+				if ok, _, _, err := q.Take(); ok {
+					require.NoError(t, err)
+					flying++
+				}
+			}
+			require.LessOrEqual(t, total+flying, allowed)
+			c.add(time.Duration(rng.IntN(10)) * time.Second)
+			if rng.IntN(4) == 0 || flying > 3 {
+				total, flying = total+flying, 0
+			}
+		}
+		require.Equal(t, allowed, total+flying, "and all of them are, in the end")
+		require.NoError(t, q.Close())
+	}
 }
 
 func TestDayAndMonthEndInUTC(t *testing.T) {
@@ -211,7 +392,7 @@ func TestClockIsSet(t *testing.T) {
 					q = restart(t, q, path, limits, c, how == "crash")
 				}
 				until, _ := take(t, q, false)
-				assert.True(t, until.Equal(c.now().Add(minute)), until)
+				assert.True(t, until.Equal(c.now().Add(time.Minute+slack)), until)
 				c.set(until)
 				require.Positive(t, takeAll(t, q, 9))
 				require.NoError(t, q.Close())
@@ -300,7 +481,7 @@ func TestDamagedFile(t *testing.T) {
 		"short":   func(b []byte) []byte { return b[:50] },
 		"buckets": func(b []byte) []byte {
 			for _, at := range []int{0, regionSize} {
-				binary.LittleEndian.PutUint32(b[at+fixedLen-4:], 1<<31)
+				binary.LittleEndian.PutUint32(b[at+fixedLen-8:], 1<<31)
 			}
 			return b
 		},
@@ -374,6 +555,9 @@ func (w *world) check(t *testing.T, l Limits) {
 		if j := i - l.Minute; l.Minute > 0 && j >= 0 {
 			require.GreaterOrEqual(t, at.Sub(w.at[j]), time.Minute, "%d requests within a minute", l.Minute+1)
 		}
+		if j := i - l.Hour; l.Hour > 0 && j >= 0 {
+			require.GreaterOrEqual(t, at.Sub(w.at[j]), time.Hour, "%d requests within an hour", l.Hour+1)
+		}
 	}
 	for d, n := range days {
 		require.True(t, l.Day == 0 || n <= l.Day, "%d requests on %s", n, d)
@@ -389,13 +573,15 @@ func TestCrashes(t *testing.T) {
 	for _, l := range []Limits{
 		{Minute: 4, Day: 20, Month: 100},
 		{Minute: 1},
+		{Hour: 3},
+		{Minute: 4, Hour: 10, Day: 100},
 		{Day: 7},
 		{Month: 9},
 		{Minute: 200, Day: 5000, Month: 90000}, // blocks
 		{},
 	} {
 		t.Run(fmt.Sprint(l), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(7, uint64(l.Minute+l.Day)))
+			rng := rand.New(rand.NewPCG(7, uint64(l.Minute+l.Hour+l.Day)))
 			c := &clock{t: noon}
 			d := newCrashDisk(t)
 			w := &world{}
@@ -519,15 +705,17 @@ func TestConcurrent(t *testing.T) {
 }
 
 func FuzzState(f *testing.F) {
-	s := state{ahead: 3, day: window{period: 20000, used: 5}, buckets: []bucket{{last: noon, n: 2}}}
-	f.Add(appendState(nil, &s, 9))
+	s := newState()
+	s.ahead, s.day = 3, window{period: 20000, used: 5}
+	s.slide(bucket{first: noon, last: noon, n: 2})
+	f.Add(appendState(nil, s, 9))
 	f.Add(make([]byte, 2*regionSize))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		st, _, why := newest(raw)
 		if why != "" {
 			return
 		}
-		q := &Quota{limits: Limits{Minute: 4, Day: 500, Month: 15500}, now: time.Now, block: 1}
+		q := &Quota{limits: Limits{Minute: 4, Hour: 100, Day: 500, Month: 15500}, now: time.Now, block: 1}
 		q.st = st.since(noon)
 		q.roll(noon)
 		if until, window := q.blocked(noon); window != "" && !until.After(noon) {
