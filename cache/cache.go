@@ -87,6 +87,8 @@ type entry[V any] struct {
 	until   int64       // constant; the end of the lifetime on the monotonic clock
 	asked   atomic.Bool // asked for since the hand last passed; set by readers, cleared by writers
 
+	gone atomic.Bool // replaced or evicted; set by writers
+
 	key     string // constant
 	created int64  // constant; wall time in nanoseconds
 
@@ -157,6 +159,36 @@ func (c *Cache[V]) Get(key []byte, now time.Time) (v V, fresh, ok bool) {
 		e.asked.Store(true)
 	}
 	return e.value, e.fresh(c.times(now)), true
+}
+
+// Ref is an entry that was found once: who uses a value often need not look for
+// it each time. The zero value refers to nothing.
+type Ref[V any] struct {
+	c *Cache[V]
+	e *entry[V]
+}
+
+// Ref returns one to the entry of key. It does not count as asking for it.
+func (c *Cache[V]) Ref(key []byte) (r Ref[V], ok bool) {
+	k := unsafe.String(unsafe.SliceData(key), len(key)) // as in Get
+	x, ok := c.maps[c.mapOf(k)].Get(k)
+	if !ok {
+		return r, false
+	}
+	return Ref[V]{c, x.(*entry[V])}, true
+}
+
+// Get is Cache.Get for the entry's key, but that it is not ok once the entry was
+// replaced or evicted, even if another stands in its place.
+func (r Ref[V]) Get(now time.Time) (v V, fresh, ok bool) {
+	e := r.e
+	if e == nil || e.gone.Load() {
+		return v, false, false
+	}
+	if !e.asked.Load() {
+		e.asked.Store(true)
+	}
+	return e.value, e.fresh(r.c.times(now)), true
 }
 
 // Set stores a value for the given lifetime. With none (0 or less) it is stale
@@ -275,8 +307,9 @@ func (s *shard[V]) victim(wall, mono int64) *entry[V] {
 	return e
 }
 
-// unlink takes e out of the order. The caller holds s.mu.
+// unlink takes e out of the order: it is the cache's own no more. The caller holds s.mu.
 func (s *shard[V]) unlink(e *entry[V]) {
+	e.gone.Store(true)
 	if s.hand == e {
 		s.hand = e.newer
 	}

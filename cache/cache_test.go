@@ -273,3 +273,40 @@ func TestOneLeaderAmongMany(t *testing.T) {
 		ended.Wait()
 	}
 }
+
+func TestRefersToOneEntryOnly(t *testing.T) {
+	c, clock := newCache(2)
+	_, ok := c.Ref([]byte("a"))
+	assert.False(t, ok)
+	_, _, ok = cache.Ref[string]{}.Get(clock.now())
+	assert.False(t, ok, "the zero value refers to nothing")
+
+	c.Set("a", "1", time.Minute)
+	r, ok := c.Ref([]byte("a"))
+	require.True(t, ok)
+	v, fresh, ok := r.Get(clock.now())
+	assert.Equal(t, "1", v)
+	assert.True(t, fresh)
+	assert.True(t, ok)
+	clock.add(time.Minute)
+	v, fresh, ok = r.Get(clock.now())
+	assert.Equal(t, "1", v)
+	assert.False(t, fresh, "its lifetime is over")
+	assert.True(t, ok)
+
+	c.Set("a", "2", time.Minute)
+	_, _, ok = r.Get(clock.now())
+	assert.False(t, ok, "another stands in its place")
+	r, _ = c.Ref([]byte("a"))
+	_, _, ok = r.Get(clock.now())
+	assert.True(t, ok)
+	c.Set("b", "1", time.Minute)
+	c.Set("c", "1", time.Minute)
+	assert.True(t, has(c, "a"), "asked for by its reference, it stays")
+	c.Set("d", "1", time.Minute)
+	c.Set("e", "1", time.Minute)
+	c.Set("f", "1", time.Minute)
+	require.False(t, has(c, "a"))
+	_, _, ok = r.Get(clock.now())
+	assert.False(t, ok, "evicted")
+}

@@ -355,9 +355,12 @@ func (w *Work) appendExplanation(dst []byte, m *summary) []byte {
 	dst = append(dst, `,"explanation":"`...)
 	dst = append(dst, w.e.names[pt.name].inside...)
 	dst = append(dst, ' ')
-	if f.sentence.generation == s.bodiesOf {
+	switch {
+	case f.fact != nil:
+		dst = append(dst, f.fact.sentence...)
+	case f.sentence.generation == s.bodiesOf:
 		dst = append(dst, s.bodies[f.sentence.at:f.sentence.at+f.sentence.size]...)
-	} else {
+	default:
 		dst = w.appendSentence(dst, f)
 	}
 	if more := m.results[f.result] - 1; more > 0 {
@@ -406,10 +409,15 @@ func (w *Work) appendPart(dst []byte, pt *part) []byte {
 	r := s.refs[pt.worst]
 	f := &s.findings[r.finding]
 	// A part with a value that nobody has spoken about acquits nobody.
-	if silent := pt.open && acquits(f.result); !silent && !r.tooMany && f.body.generation == s.bodiesOf {
-		dst = append(dst, s.bodies[f.body.at:f.body.at+f.body.size]...)
-	} else {
+	switch silent := pt.open && acquits(f.result); {
+	case silent || r.tooMany:
 		dst = w.appendBody(dst, r, silent)
+	case f.fact != nil:
+		dst = append(dst, f.fact.body...)
+	case f.body.generation == s.bodiesOf:
+		dst = append(dst, s.bodies[f.body.at:f.body.at+f.body.size]...)
+	default:
+		dst = w.appendBody(dst, r, false)
 	}
 	if pt.to-pt.from > 1 {
 		refs := s.refs[pt.from:pt.to]
@@ -447,7 +455,7 @@ func (w *Work) prepare(ctx context.Context, r ref, sentence bool) error {
 	f := &s.findings[r.finding]
 	body := f.body.generation != s.bodiesOf
 	sentence = sentence && f.sentence.generation != s.bodiesOf && f.skip == indicator.Lookup
-	if r.tooMany || !body && !sentence {
+	if f.fact != nil || r.tooMany || !body && !sentence {
 		return nil
 	}
 	bound := 2*longest(int(f.size)) + 1024

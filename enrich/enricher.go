@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
 	"strings"
@@ -76,6 +77,8 @@ type Enricher struct {
 	queue    *queue                // nil: nothing can be looked up
 	counted  [indicator.Hash + 1][results]prometheus.Counter
 	cached   [cacheWords]prometheus.Counter
+	facts    *facts       // has its own lock-free ways
+	seed     maphash.Seed // of all tables
 	pool     pool
 }
 
@@ -125,7 +128,7 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 		source, answers = nil, nil
 	}
 
-	e := &Enricher{cfg: cfg, parser: parser, judge: newJudge(cfg.Rules), answers: answers}
+	e := &Enricher{cfg: cfg, parser: parser, judge: newJudge(cfg.Rules), answers: answers, facts: newFacts(), seed: maphash.MakeSeed()}
 	var err error
 	if e.names, e.fields, err = arrange(cfg.Fields); err != nil {
 		return nil, fmt.Errorf("enrich: %w", err)
@@ -273,7 +276,7 @@ func (p *pool) take(batchBytes int) *scratch {
 		p.kept[class] = p.kept[class][:n-1]
 		return s
 	}
-	return newScratch()
+	return new(scratch)
 }
 
 func (p *pool) give(s *scratch, size int64) {

@@ -143,6 +143,26 @@ func (j *judge) takes(engine string) bool {
 	return (len(j.rules.Engines) == 0 || in(j.rules.Engines)) && !in(j.rules.EnginesIgnore)
 }
 
+// until is when a verdict that was made at now, on a, may change for no other
+// reason than the answer's age: at most a day later.
+func (j *judge) until(a *Answer, t indicator.Type, now time.Time) time.Time {
+	const day = 24 * time.Hour
+	end := now.Add(day)
+	if a.LastAnalysis.IsZero() {
+		return end
+	}
+	age := max(now.Sub(a.LastAnalysis), 0)
+	for _, change := range []time.Time{
+		a.LastAnalysis.Add(age.Truncate(day) + day),             // a day older
+		a.LastAnalysis.Add(j.rules.MaxAnalysisAge.of(t)).Add(1), // too old
+	} {
+		if change.After(now) && change.Before(end) {
+			end = change
+		}
+	}
+	return end
+}
+
 // verdict applies the rules to a found answer about an indicator of type t.
 func (j *judge) verdict(a *Answer, t indicator.Type, now time.Time) verdict {
 	v := verdict{counts: j.count(a), ageDays: -1}

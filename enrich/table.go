@@ -1,11 +1,8 @@
 package enrich
 
-import "hash/maphash"
-
 // table finds the numbers under which byte strings were put in. It keeps no
 // strings itself: whoever asks compares. Its memory is kept for the next use.
 type table struct {
-	seed  maphash.Seed
 	slots []slot // a power of two, at most half full
 	used  int
 }
@@ -15,13 +12,6 @@ type table struct {
 type slot struct{ hash, number uint32 }
 
 const slotSize = 8
-
-// hash spreads key; tag tells kinds of keys apart. The seed is a secret of the
-// process, so nobody can send values that collide.
-func (t *table) hash(tag uint8, key []byte) uint32 {
-	h := maphash.Bytes(t.seed, key)
-	return uint32(h>>32) ^ uint32(h) ^ uint32(tag)*0x9e3779b1
-}
 
 // find returns the number for which same says yes, or -1, and the place where
 // it is or would be put.

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"runtime/debug"
 	"slices"
@@ -220,11 +219,6 @@ type scratch struct {
 	fresh  int       // bytes of random that were not used yet
 }
 
-func newScratch() *scratch {
-	seed := maphash.MakeSeed()
-	return &scratch{known: table{seed: seed}, memo: table{seed: seed}}
-}
-
 // forget lets go of what the memory points to.
 func (s *scratch) forget() {
 	s.forgetRound()
@@ -292,6 +286,7 @@ type finding struct {
 	body     piece // its part, but for the closing brace
 	sentence piece // what the explanation says about it
 	leftOut  string
+	fact     *fact // what it says of the finding holds; nil: there is none
 }
 
 // piece is a range of scratch.bodies, of one generation.
@@ -557,11 +552,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 			}
 			i = last - 1
 			if len(s.members) == 1 && string(s.members[0].Key) == "sha256" { // as most objects of hashes are
-				n, err := w.remembered(ctx, kindSHA256, s.members[0].Value)
-				if err != nil {
-					return err
-				}
-				if err := w.refer(ctx, p, n, f.name); err != nil {
+				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name); err != nil {
 					return err
 				}
 				continue
@@ -587,11 +578,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 				return err
 			}
 		default:
-			n, err := w.remembered(ctx, f.kind, v.Text)
-			if err != nil {
-				return err
-			}
-			if err := w.refer(ctx, p, n, f.name); err != nil {
+			if err := w.add(ctx, p, f.kind, v.Text, f.name); err != nil {
 				return err
 			}
 		}
@@ -610,44 +597,79 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 	return nil
 }
 
-// remembered returns the finding of a value, which is parsed only where the
-// round has not seen it yet.
-func (w *Work) remembered(ctx context.Context, kind indicator.Kind, value []byte) (uint32, error) {
+// add turns a value into a ref of the event. It is parsed only where neither the
+// round has seen it yet nor a fact is known about it.
+func (w *Work) add(ctx context.Context, p *planned, kind indicator.Kind, value []byte, name int) error {
 	s := w.s
-	if err := w.roomInTable(ctx, &s.memo); err != nil {
-		return 0, err
+	if len(value) > maxMemo {
+		n, err := w.parse(ctx, kind, value)
+		if err != nil {
+			return err
+		}
+		return w.refer(ctx, p, n, name)
 	}
-	hash := s.memo.hash(uint8(kind), value)
-	number, place := s.memo.find(hash, func(n int) bool {
+	if err := w.roomInTable(ctx, &s.memo); err != nil {
+		return err
+	}
+	hash := hashOf(w.e.seed, uint8(kind), value)
+	number, place := s.memo.find(uint32(hash), func(n int) bool {
 		m := &s.memos[n]
 		return m.kind == kind && string(s.text[m.at:m.at+m.size]) == string(value)
 	})
 	if number >= 0 {
-		return s.memos[number].finding, nil
+		return w.refer(ctx, p, s.memos[number].finding, name)
 	}
-	n, err := w.parse(ctx, kind, value)
-	if err != nil || len(value) > maxMemo {
-		return n, err
+	var n uint32
+	var err error
+	before := len(s.findings)
+	if x := w.e.facts.find(hash, kind, value); x != nil {
+		n, err = w.known(ctx, x)
+	} else {
+		n, err = w.parse(ctx, kind, value)
+	}
+	if err != nil {
+		return err
 	}
 	m := memo{kind: kind, finding: n, size: uint32(len(value))}
 	if f := &s.findings[n]; string(s.text[f.at:f.at+f.size]) == string(value) {
 		m.at = f.at // canonical as it was sent
 	} else {
 		if err := room(ctx, w, &s.text, len(value)); err != nil {
-			return 0, err
+			return err
 		}
 		m.at = uint32(len(s.text))
 		s.text = append(s.text, value...)
 	}
 	if err := room(ctx, w, &s.memos, 1); err != nil {
-		return 0, err
+		return err
 	}
 	s.memos = append(s.memos, m)
-	s.memo.put(place, hash, len(s.memos)-1)
-	return n, nil
+	s.memo.put(place, uint32(hash), len(s.memos)-1)
+	if err := w.refer(ctx, p, n, name); err != nil {
+		return err
+	}
+	if int(n) == before { // else it is perhaps about another spelling, of which something else was left out
+		w.learn(hash, kind, value, n)
+	}
+	return nil
 }
 
-// kindSHA256 is, for remembered and parse, the only member of scratch.members.
+// known returns the finding that a fact is about.
+func (w *Work) known(ctx context.Context, x *fact) (uint32, error) {
+	s := w.s
+	if err := room(ctx, w, &s.text, len(x.value)); err != nil {
+		return 0, err
+	}
+	at, before := len(s.text), len(s.findings)
+	s.text = append(s.text, x.value...)
+	n, err := w.finding(ctx, at, indicator.Found{Canonical: s.text[at:], Type: x.typ, Skip: x.skip, LeftOut: x.leftOut})
+	if err == nil && int(n) == before {
+		s.findings[n].fact = x // a new one, for which nobody has asked yet
+	}
+	return n, err
+}
+
+// kindSHA256 is, for add and parse, the only member of scratch.members.
 const kindSHA256 indicator.Kind = 0xff
 
 // parse makes a value canonical.
@@ -717,7 +739,7 @@ func (w *Work) finding(ctx context.Context, at int, found indicator.Found) (uint
 	if err := w.roomInTable(ctx, &s.known); err != nil {
 		return 0, err
 	}
-	hash := s.known.hash(uint8(found.Type), value)
+	hash := uint32(hashOf(w.e.seed, uint8(found.Type), value))
 	number, place := s.known.find(hash, func(n int) bool {
 		f := &s.findings[n]
 		return f.typ == found.Type && f.skip == found.Skip && string(s.text[f.at:f.at+f.size]) == string(value)
@@ -783,6 +805,12 @@ func (w *Work) recall(ctx context.Context, n uint32) error {
 	f.status, f.result = statusUnavailable, resultUnknown
 	if w.e.answers == nil {
 		return nil
+	}
+	if f.fact != nil {
+		if w.remind(f) {
+			return nil
+		}
+		f.fact = nil
 	}
 	if err := room(ctx, w, &s.key, 512-len(s.key)); err != nil {
 		return err
