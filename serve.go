@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -145,14 +146,30 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	}
 	defer atExit("close the output file", withTimeout(file.Close))
 
+	var overTLS *tls.Config
+	if cfg.Input.TLS != nil {
+		certificates, err := lumber.OpenCertificates(lumber.CertificatesConfig{
+			Read: func() lumber.Material {
+				sum, settings := cfg.Input.ReadTLS()
+				return lumber.Material{Sum: sum, TLS: settings}
+			},
+			AllowedNames: cfg.Input.AllowedNames, Log: log,
+		})
+		if err != nil {
+			return usageError{err}
+		}
+		defer certificates.Close()
+		overTLS = certificates.TLS()
+	}
 	server, err := lumber.NewServer(lumber.Config{
 		MaxConnections: cfg.Input.MaxConnections,
+		MaxPerAddress:  cfg.Input.MaxPerAddress,
 		MaxEvent:       cfg.Input.MaxEvent,
 		MaxWindow:      cfg.Input.MaxWindow,
 		MaxWindowBytes: cfg.Input.MaxWindowBytes,
 		Memory:         cfg.Input.Memory,
 		Keepalive:      cfg.Input.Keepalive,
-		TLS:            cfg.Input.TLS,
+		TLS:            overTLS,
 		Log:            log,
 		Metrics:        m,
 	}, &pipeline{enricher: enricher, output: file, dead: dead})

@@ -8,6 +8,7 @@
 package configs
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"io/fs"
 	"net/netip"
@@ -51,6 +52,7 @@ type Listener struct {
 	TLS            *tls.Config // nil: plain TCP
 	TrustVerdicts  bool
 	MaxConnections int           // 0: unlimited
+	MaxPerAddress  int           // 0: unlimited
 	MaxEvent       int64         // bytes; at least 1, at most 128 MiB
 	MaxWindow      int           // events; at least 1
 	MaxWindowBytes int64         // at least MaxEvent
@@ -59,7 +61,13 @@ type Listener struct {
 	Certificate    string        // the files that TLS was made of
 	Key            string
 	CAs            []string
-	ClientAuth     string // "none", "optional", "required"
+	ClientAuth     string   // "none", "optional", "required"
+	AllowedNames   []string // empty: any name will do; else ClientAuth is not "none"
+
+	// ReadTLS reads the files again. The sum is equal where all of them hold the
+	// same; settings makes of that moment's content what TLS was made of the first,
+	// with the same errors and warnings. Nil where TLS is nil.
+	ReadTLS func() (sum [sha256.Size]byte, settings func() (*tls.Config, []string, error))
 }
 
 // ID is how events are identified.

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -70,6 +71,44 @@ func (l *loader) tls() {
 	case "required":
 		in.TLS.ClientAuth = tls.RequireAndVerifyClientCert
 		in.TLS.ClientCAs = pool
+	}
+	in.ReadTLS = l.reader()
+}
+
+// reader makes Listener.ReadTLS. It keeps nothing of the settings but input.ssl.
+func (l *loader) reader() func() ([sha256.Size]byte, func() (*tls.Config, []string, error)) {
+	type content struct {
+		data []byte
+		err  error
+	}
+	in, read := l.cfg.Input, l.in.ReadFile
+	values := make([][layers]*given, len(table))
+	for i := range table {
+		if strings.HasPrefix(table[i].name, "input.ssl.") {
+			values[i] = l.values[i]
+		}
+	}
+	return func() (sum [sha256.Size]byte, settings func() (*tls.Config, []string, error)) {
+		held := map[string]content{}
+		digest := sha256.New()
+		for _, path := range append([]string{in.Certificate, in.Key}, in.CAs...) {
+			data, err := read(path)
+			held[path] = content{data, err}
+			fmt.Fprintf(digest, "%x %v\n", sha256.Sum256(data), err)
+		}
+		digest.Sum(sum[:0])
+		return sum, func() (*tls.Config, []string, error) {
+			again := &loader{
+				in:     Input{ReadFile: func(path string) ([]byte, error) { return held[path].data, held[path].err }},
+				cfg:    &Config{Input: in},
+				values: values, bad: map[string]bool{},
+			}
+			again.cfg.Input.TLS = nil
+			if again.tls(); len(again.mistakes) > 0 {
+				return nil, nil, &Errors{Mistakes: again.mistakes}
+			}
+			return again.cfg.Input.TLS, again.cfg.Warnings, nil
+		}
 	}
 }
 

@@ -390,6 +390,9 @@ func (l *loader) contradictions() {
 	rule(in.ClientAuth != "none" && len(in.CAs) > 0 && in.Certificate == "",
 		"is "+in.ClientAuth+" and TLS is off: set input.ssl.certificate and input.ssl.key",
 		"input.ssl.client_authentication", "input.ssl.certificate", "input.ssl.certificate_authorities")
+	rule(len(in.AllowedNames) > 0 && in.ClientAuth == "none",
+		"is given and no sender is asked for a certificate: set input.ssl.client_authentication to required, or take the names out",
+		"input.ssl.allowed_names", "input.ssl.client_authentication")
 	if c.AdminAddress != "" && c.AdminAddress == in.Address && !strings.HasSuffix(in.Address, ":0") {
 		rule(true, "input.address and admin.address are both "+in.Address+": give each an address of its own", "admin.address", "input.address")
 	}

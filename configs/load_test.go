@@ -73,6 +73,8 @@ func TestDefaultsAreTheContract(t *testing.T) {
 	assert.Equal(t, "127.0.0.1:5044", c.Input.Address)
 	assert.Nil(t, c.Input.TLS)
 	assert.Equal(t, 2000, c.Input.MaxConnections)
+	assert.Zero(t, c.Input.MaxPerAddress)
+	assert.Empty(t, c.Input.AllowedNames)
 	assert.EqualValues(t, 16<<20, c.Input.MaxEvent)
 	assert.Equal(t, 10000, c.Input.MaxWindow)
 	assert.EqualValues(t, 1<<30, c.Input.MaxWindowBytes)
@@ -248,6 +250,7 @@ func TestValues(t *testing.T) {
 		{"vt.proxy_url", func(c *configs.Config) any { return c.VT.Proxy.Direct }, map[string]any{"none": true, "environment": false, "socks5://x:1": false}, map[string]string{"x:1": "usable URL"}},
 		{"log.level", func(c *configs.Config) any { return c.LogLevel }, map[string]any{"WARNING": "warn", "debug": "debug"}, map[string]string{"loud": "use one of debug"}},
 		{"input.max_connections", func(c *configs.Config) any { return c.Input.MaxConnections }, map[string]any{"0": 0}, map[string]string{"-1": "at least 0", "+5": "whole number", "1_000": "whole number", "99999999999999999999": "out of range"}},
+		{"input.max_connections_per_address", func(c *configs.Config) any { return c.Input.MaxPerAddress }, map[string]any{"0": 0, "16": 16}, map[string]string{"-1": "at least 0"}},
 		{"cache.max_entries", func(c *configs.Config) any { return c.Cache.MaxEntries }, map[string]any{"1": 1}, map[string]string{"0": "at least 1"}},
 		{"input.max_event", func(c *configs.Config) any { return c.Input.MaxEvent }, map[string]any{"128MiB": int64(128 << 20), "1000": int64(1000)}, map[string]string{"129MiB": "at most 128MiB", "0": "at least 1"}},
 		{"output.file.path", func(c *configs.Config) any { return c.OutputFile.Path }, map[string]any{"/x/y": "/x/y"}, map[string]string{"/x/": "folder", "a\nb": "line break"}},
@@ -327,17 +330,17 @@ func TestWrongYAML(t *testing.T) {
 		"vt.types: {ip: 1}":                  "holds further names",
 		"log.level: info\n---\nlog.level: x": "holds a second YAML document",
 		"log:\n  level: info\nlog:\n  format: json": "log (vtsidecar.yml:3): stands here again, first on line 1",
-		"config: x":                    "config (vtsidecar.yml:1): cannot stand in the file itself",
-		"[a, b]: c":                    "config (vtsidecar.yml:1): has a key that is no name",
-		"x: &a {b: c}\n<<: *a":         "merges another mapping",
-		"vt.wait: *nowhere":            "unknown anchor",
-		"a: &a [*a]":                   "is not known",
-		"vt: &v\n  vt: *v":             "vt.vt (vtsidecar.yml:2): is not known",
-		"api_key: x":                   "did you mean vt.api_key?",
-		"redis: x":                     "redis (vtsidecar.yml:1): is not known",
-		"vt.limit.hour: 3":             "vt.limit.hour (vtsidecar.yml:1): is not in this version",
-		"oti: ~":                       "oti (vtsidecar.yml:1): is not in this version",
-		"input.ssl.allowed_names: [a]": "input.ssl.allowed_names (vtsidecar.yml:1): is not in this version",
+		"config: x":                  "config (vtsidecar.yml:1): cannot stand in the file itself",
+		"[a, b]: c":                  "config (vtsidecar.yml:1): has a key that is no name",
+		"x: &a {b: c}\n<<: *a":       "merges another mapping",
+		"vt.wait: *nowhere":          "unknown anchor",
+		"a: &a [*a]":                 "is not known",
+		"vt: &v\n  vt: *v":           "vt.vt (vtsidecar.yml:2): is not known",
+		"api_key: x":                 "did you mean vt.api_key?",
+		"redis: x":                   "redis (vtsidecar.yml:1): is not known",
+		"vt.limit.hour: 3":           "vt.limit.hour (vtsidecar.yml:1): is not in this version",
+		"oti: ~":                     "oti (vtsidecar.yml:1): is not in this version",
+		"output.logstash.hosts: [a]": "output.logstash.hosts (vtsidecar.yml:1): is not in this version",
 	} {
 		lines := mistakes(t, sources(nil, nil, yaml, nil))
 		assert.Contains(t, strings.Join(lines, "\n"), part, yaml)

@@ -417,6 +417,45 @@ func domainName(s string) (string, error) {
 	return d, nil
 }
 
+// certificateName checks a name as certificates carry it. What kind it is follows
+// from its form.
+func certificateName(s string) (string, error) {
+	wrong := fmt.Errorf("%s is no name of a certificate: use a DNS name, an IP address, an e-mail address or a URI", quote(s))
+	if _, err := netip.ParseAddr(s); err == nil {
+		return s, nil
+	}
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return "", wrong
+	}
+	if strings.Contains(s, "*") {
+		return "", fmt.Errorf("%s holds a *: names are compared as they are, so write each in full", quote(s))
+	}
+	if strings.Contains(s, ":") {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme == "" || isDigits(u.Opaque) {
+			return "", wrong
+		}
+		return s, nil
+	}
+	local, host, email := strings.Cut(s, "@")
+	if !email {
+		local, host = "", s
+	}
+	if strings.ContainsAny(host, "/=@,;?#") || email && local == "" {
+		return "", wrong
+	}
+	host, err := domainName(host)
+	if err != nil {
+		return "", wrong
+	}
+	if email {
+		return local + "@" + host, nil
+	}
+	return host, nil
+}
+
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
 func hexHash(s string) (string, error) {
 	h := strings.ToLower(s)
 	if !isHex(h) || len(h) != 32 && len(h) != 40 && len(h) != 64 {

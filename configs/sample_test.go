@@ -91,6 +91,7 @@ func TestAnnotatedFile(t *testing.T) {
 
 	// The examples are right too, apart from the files that they name.
 	uncommented = strings.Replace(uncommented, "  api_key: 0123456789abcdef\n", "", 1)
+	uncommented = strings.Replace(uncommented, "client_authentication: none", "client_authentication: required", 1)
 	cert, key := pair(t, time.Now().Add(time.Hour))
 	disk := files{"/etc/vtsidecar/server.crt": cert, "/etc/vtsidecar/server.key": key, "/etc/vtsidecar/ca.crt": cert,
 		"/etc/vtsidecar/skip.txt": "example.net\n", "/etc/vtsidecar/api_key": "0123\n"}

@@ -47,10 +47,14 @@ var table = []setting{
 		parser: listOf(func(c *Config) *[]string { return &c.Input.CAs }, "files' paths", keep(notEmpty))},
 	{name: "input.ssl.client_authentication", def: "none", doc: "whether senders must show a certificate: `none`, `optional`, `required`",
 		parser: wordOf(func(c *Config) *string { return &c.Input.ClientAuth }, "none", "optional", "required")},
+	{name: "input.ssl.allowed_names", shown: "any", doc: "names (DNS, IP, e-mail, URI) of which a sender's certificate must carry one as subject alternative name; the common name is none",
+		parser: listOf(func(c *Config) *[]string { return &c.Input.AllowedNames }, "list of names", certificateName)},
 	{name: "input.trust_verdicts", def: "false", doc: "keep an incoming `arcanna.ioc` instead of replacing it; only for chained servers behind mutual TLS",
 		parser: boolOf(func(c *Config) *bool { return &c.Input.TrustVerdicts })},
 	{name: "input.max_connections", def: "2000", doc: "most connections at a time; 0: unlimited",
 		parser: intOf(func(c *Config) *int { return &c.Input.MaxConnections }, 0, math.MaxInt32)},
+	{name: "input.max_connections_per_address", def: "0", doc: "most connections at a time from one IP address; 0: unlimited",
+		parser: intOf(func(c *Config) *int { return &c.Input.MaxPerAddress }, 0, math.MaxInt32)},
 	{name: "input.max_event", def: "16MiB", doc: "longest event; a longer one is skipped and dead-lettered as a stub; at most 128MiB",
 		parser: sizeOf(func(c *Config) *int64 { return &c.Input.MaxEvent }, 1, MaxEventLimit)},
 	{name: "input.max_window", def: "10000", doc: "most events in a window; more closes the connection (the sender's `bulk_max_size` is too large)",
@@ -157,7 +161,6 @@ var table = []setting{
 // one would be a lie about what the program does.
 var later = []string{
 	"ecs.threat", "ecs.related", "ecs.matched_type",
-	"input.ssl.allowed_names", "input.max_connections_per_address",
 	"vt.bypass", "vt.limit.hour",
 	"late.enabled", "late.window", "late.max_bytes", "late.alerts",
 	"output.elasticsearch.hosts", "output.elasticsearch.index", "output.elasticsearch.allowed_indices", "output.elasticsearch.fallback_index",

@@ -51,6 +51,7 @@ func TestTLSFiles(t *testing.T) {
 		"/brokencrt": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 	}
 	const c, k, ca, auth = "input.ssl.certificate=", "input.ssl.key=", "input.ssl.certificate_authorities=", "input.ssl.client_authentication="
+	const names = "input.ssl.allowed_names="
 
 	t.Run("good", func(t *testing.T) {
 		cfg := load(t, sources([]string{c + "/cert", k + "/key"}, nil, "", disk))
@@ -88,6 +89,7 @@ func TestTLSFiles(t *testing.T) {
 		`input.ssl.key (flag): "/none" does not exist`:                                                 {c + "/cert", k + "/none"},
 		`input.ssl.certificate (flag): "/text" holds no certificate`:                                   {c + "/text", k + "/key"},
 		`input.ssl.certificate (flag): "/brokencrt" holds a damaged certificate`:                       {c + "/brokencrt", k + "/key"},
+		"input.ssl.allowed_names (flag): is given and no sender is asked for a certificate":            {c + "/cert", k + "/key", names + "a.example"},
 		`input.ssl.certificate_authorities (flag): "/text" holds no certificate`:                       {c + "/cert", k + "/key", ca + "/text", auth + "required"},
 	} {
 		if flags == nil {
@@ -102,6 +104,8 @@ func TestTLSFiles(t *testing.T) {
 	t.Run("several at once", func(t *testing.T) {
 		lines := mistakes(t, sources([]string{c + "/text", k + "/encrypted", ca + "/none,/text", auth + "required"}, nil, "", disk))
 		assert.Len(t, lines, 4)
+		lines = mistakes(t, sources([]string{c + "/cert", k + "/key", ca + "/cert", names + "*.example.com, a.example", "input.max_connections_per_address=-1", auth + "none"}, nil, "", disk))
+		assert.Len(t, lines, 2, "the contradiction waits until the names are names")
 	})
 }
 
@@ -151,4 +155,69 @@ func TestFilesOnDisk(t *testing.T) {
 		assert.Contains(t, err.Error(), part)
 		assert.True(t, strings.HasPrefix(err.Error(), "config (flag): "))
 	}
+}
+
+func TestCertificateNames(t *testing.T) {
+	cert, key := pair(t, time.Now().Add(time.Hour))
+	disk := files{"/cert": cert, "/key": key}
+	with := func(names string) []string {
+		return []string{"input.ssl.certificate=/cert", "input.ssl.key=/key", "input.ssl.certificate_authorities=/cert", "input.ssl.client_authentication=optional", "input.ssl.allowed_names=" + names}
+	}
+	cfg := load(t, sources(with(`Shipper-1.Example.COM., localhost, bücher.example, my_host, 192.0.2.7, 2001:db8::7, Ann@Example.COM, spiffe://example.com/Beat, urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6`), nil, "", disk))
+	assert.Equal(t, []string{"shipper-1.example.com", "localhost", "xn--bcher-kva.example", "my_host", "192.0.2.7", "2001:db8::7", "Ann@example.com",
+		"spiffe://example.com/Beat", "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"}, cfg.Input.AllowedNames)
+	for wrong, says := range map[string]string{
+		"*.example.com": "in full", "192.0.2.0/24": "no name", "localhost:5044": "no name", "192.0.2.7:5044": "no name", "CN=ann": "no name", "a b": "no name",
+		"@example.com": "no name", "ann@": "no name", "a@b@c.example": "no name", "a..b": "no name", "/path": "no name",
+	} {
+		lines := mistakes(t, sources(with(wrong), nil, "", disk))
+		require.Len(t, lines, 1, wrong)
+		assert.Contains(t, lines[0], says, wrong)
+	}
+}
+
+// What is read again is judged as at the start, and the sum tells whether it is
+// the same.
+func TestTLSFilesAgain(t *testing.T) {
+	cert, key := pair(t, time.Now().Add(time.Hour))
+	other, otherKey := pair(t, time.Now().Add(-time.Hour))
+	disk := files{"/cert": cert, "/key": key, "/ca": cert}
+	in := sources([]string{"input.ssl.certificate=/cert", "input.ssl.key=/key", "input.ssl.certificate_authorities=/ca", "input.ssl.client_authentication=required"}, nil, "", nil)
+	in.ReadFile = disk.read
+	cfg := load(t, in)
+	first, settings := cfg.Input.ReadTLS()
+	same, _ := cfg.Input.ReadTLS()
+	assert.Equal(t, first, same)
+
+	disk["/ca"] = other
+	authority, _ := cfg.Input.ReadTLS()
+	assert.NotEqual(t, first, authority)
+	made, warnings, err := settings() // of what was read then
+	require.NoError(t, err)
+	assert.Empty(t, warnings)
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM([]byte(cert)))
+	assert.True(t, roots.Equal(made.ClientCAs))
+	assert.Equal(t, tls.RequireAndVerifyClientCert, made.ClientAuth)
+
+	disk["/cert"] = other
+	_, settings = cfg.Input.ReadTLS()
+	_, _, err = settings()
+	require.ErrorContains(t, err, `input.ssl.key (flag): does not belong to the certificate in "/cert"`)
+	disk["/key"] = otherKey
+	_, settings = cfg.Input.ReadTLS()
+	made, warnings, err = settings()
+	require.NoError(t, err)
+	require.Len(t, warnings, 1)
+	assert.Contains(t, warnings[0], "expired")
+	assert.NotEqual(t, cfg.Input.TLS.Certificates[0].Certificate, made.Certificates[0].Certificate)
+
+	delete(disk, "/key")
+	delete(disk, "/ca")
+	_, settings = cfg.Input.ReadTLS()
+	_, _, err = settings()
+	require.ErrorContains(t, err, `input.ssl.key (flag): "/key" does not exist`)
+	require.ErrorContains(t, err, `"/ca" does not exist`)
+
+	assert.Nil(t, load(t, sources(nil, nil, "", disk)).Input.ReadTLS)
 }

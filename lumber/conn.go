@@ -26,6 +26,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -214,7 +215,8 @@ func (c *conn) handshake() error {
 	case errors.As(err, &plain) && plain.Conn != nil:
 		return violation(reasonTLSExpected, "the client does not speak TLS and this port does: set ssl in the sender (%v)", err)
 	default:
-		return violation(reasonHandshake, "TLS handshake failed: %v%s", err, handshakeMend(err))
+		reason, mend := handshakeFailure(err)
+		return violation(reason, "TLS handshake failed: %v%s", err, mend)
 	}
 }
 
@@ -233,20 +235,25 @@ func (b *begun) Read(p []byte) (int, error) {
 	return b.Conn.Read(p)
 }
 
-// handshakeMend says what helps, where that is known.
-func handshakeMend(err error) string {
+// handshakeFailure says which kind of failure it is, and what helps.
+func handshakeFailure(err error) (reason, mend string) {
+	var name *nameError
 	var refused *tls.CertificateVerificationError
 	var invalid x509.CertificateInvalidError
 	var remote *net.OpError
 	switch {
+	case errors.As(err, &name):
+		return reasonCertName, "; add one to it, or give the sender another certificate"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return ": give the sender a certificate that is valid now (ssl.certificate there), and see that both clocks are right"
+		return reasonCertExpired, "; give the sender a certificate that is valid now (its ssl.certificate), and see that both clocks are right"
 	case errors.As(err, &refused):
-		return ": the authority that signed the sender's certificate has to be in input.ssl.certificate_authorities"
+		return reasonCertAuthority, "; put the authority that signed the sender's certificate into input.ssl.certificate_authorities"
+	case strings.Contains(err.Error(), "didn't provide a certificate"): // crypto/tls has no type for it
+		return reasonCertMissing, "; set ssl.certificate and ssl.key in the sender, or input.ssl.client_authentication to optional"
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		return ": the sender refuses; if it is for this server's certificate, see ssl.certificate_authorities there and the names in input.ssl.certificate"
+		return reasonHandshake, "; the sender refuses: see that its ssl.certificate_authorities hold the authority of input.ssl.certificate, and that this names the host it connects to"
 	default:
-		return ""
+		return reasonHandshake, ""
 	}
 }
 

@@ -171,12 +171,13 @@ func TestTLS(t *testing.T) {
 		p.acks('2', 3)
 	})
 	for name, tt := range map[string]struct {
-		certs []tls.Certificate
-		says  string
+		certs  []tls.Certificate
+		says   string
+		reason string
 	}{
-		"expired":        {[]tls.Certificate{ours.issue(expired)}, "expired"},
-		"wrong CA":       {[]tls.Certificate{others.issue(good)}, "unknown authority"},
-		"no certificate": {nil, "didn't provide a certificate"},
+		"expired":        {[]tls.Certificate{ours.issue(expired)}, "expired", reasonCertExpired},
+		"wrong CA":       {[]tls.Certificate{others.issue(good)}, "unknown authority", reasonCertAuthority},
+		"no certificate": {nil, "didn't provide a certificate", reasonCertMissing},
 	} {
 		t.Run("mutual, "+name, func(t *testing.T) {
 			h := &store{t: t}
@@ -192,8 +193,9 @@ func TestTLS(t *testing.T) {
 			p.offer(three)
 			_, err := io.ReadAll(p.conn)
 			require.Error(t, err)
-			s.awaitErrors(reasonHandshake, 1)
+			s.awaitErrors(tt.reason, 1)
 			assert.Contains(t, s.logs.String(), tt.says)
+			assert.Contains(t, s.logs.String(), "reason="+tt.reason)
 			assert.Empty(t, h.all())
 		})
 	}

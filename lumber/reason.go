@@ -26,27 +26,31 @@ func violation(reason, format string, args ...any) *protocolError {
 
 // Reasons, as they stand in vtsidecar_protocol_errors_total.
 const (
-	reasonVersion       = "version"         // unknown, or not the window's
-	reasonFrameType     = "frame_type"      // unknown, or an ack from a client
-	reasonWrongFrame    = "wrong_frame"     // D in a v2 window, J in a v1 one
-	reasonWindowSize    = "window_size"     // over input.max_window
-	reasonWindowBytes   = "window_bytes"    // over input.max_window_bytes
-	reasonWindowShort   = "window_short"    // W before the last window is full
-	reasonSurplus       = "surplus"         // events beyond the window
-	reasonNested        = "nested"          // W or C inside C
-	reasonCutFrame      = "cut_frame"       // a frame cut by the end of its C
-	reasonZlib          = "zlib"            // not one whole zlib stream
-	reasonEventSize     = "event_size"      // over 128 MiB
-	reasonPairs         = "pairs"           // v1 pairs over 10,000
-	reasonTruncated     = "truncated"       // the connection ended inside a frame or window
-	reasonFirstByte     = "first_byte"      // none in time
-	reasonStalled       = "stalled"         // no byte for too long inside a frame or window
-	reasonSlow          = "slow"            // holds budget, others wait, and hardly sends
-	reasonHTTP          = "http"            // an HTTP client
-	reasonTLSUnexpected = "tls_unexpected"  // TLS to a plain port
-	reasonTLSExpected   = "tls_expected"    // plain text to a TLS port
-	reasonHandshake     = "handshake"       // TLS refused by one side
-	reasonMaxConns      = "max_connections" // one connection too many
+	reasonVersion       = "version"        // unknown, or not the window's
+	reasonFrameType     = "frame_type"     // unknown, or an ack from a client
+	reasonWrongFrame    = "wrong_frame"    // D in a v2 window, J in a v1 one
+	reasonWindowSize    = "window_size"    // over input.max_window
+	reasonWindowBytes   = "window_bytes"   // over input.max_window_bytes
+	reasonWindowShort   = "window_short"   // W before the last window is full
+	reasonSurplus       = "surplus"        // events beyond the window
+	reasonNested        = "nested"         // W or C inside C
+	reasonCutFrame      = "cut_frame"      // a frame cut by the end of its C
+	reasonZlib          = "zlib"           // not one whole zlib stream
+	reasonEventSize     = "event_size"     // over 128 MiB
+	reasonPairs         = "pairs"          // v1 pairs over 10,000
+	reasonTruncated     = "truncated"      // the connection ended inside a frame or window
+	reasonFirstByte     = "first_byte"     // none in time
+	reasonStalled       = "stalled"        // no byte for too long inside a frame or window
+	reasonSlow          = "slow"           // holds budget, others wait, and hardly sends
+	reasonHTTP          = "http"           // an HTTP client
+	reasonTLSUnexpected = "tls_unexpected" // TLS to a plain port
+	reasonTLSExpected   = "tls_expected"   // plain text to a TLS port
+	reasonHandshake     = "handshake"      // TLS failed for another reason than those that follow
+	reasonCertMissing   = "certificate_missing"
+	reasonCertExpired   = "certificate_expired"   // or not valid yet
+	reasonCertAuthority = "certificate_authority" // not of input.ssl.certificate_authorities, or not for clients
+	reasonCertName      = "certificate_name"      // none of input.ssl.allowed_names
+	reasonMaxConns      = "max_connections"       // one connection too many
 	reasonMaxPerAddress = "max_connections_per_address"
 	reasonPanic         = "panic" // a defect of this program
 )
