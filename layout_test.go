@@ -55,7 +55,7 @@ var inside = map[string][]string{
 	"enrich/indicator":  {},
 	"enrich/scan":       {},
 	"enrich/quota":      {},
-	"enrich/virustotal": {"enrich", "enrich/indicator"},
+	"enrich/virustotal": {"enrich", "enrich/indicator", "enrich/quota"},
 }
 
 // onlyIn are libraries that belong to some places. Tests may use them anywhere,

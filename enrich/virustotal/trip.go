@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 )
@@ -23,6 +25,19 @@ const (
 // errTrip is what vt-go sees of a fault; the fault itself is in the trip.
 var errTrip = errors.New("no answer")
 
+// proxyRefusal is the status of a proxy that makes no connection.
+type proxyRefusal int
+
+func (proxyRefusal) Error() string { return "refused by the proxy" }
+
+// connected judges a proxy's answer to CONNECT. Go's own error is its words alone.
+func connected(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode != http.StatusOK {
+		return proxyRefusal(resp.StatusCode)
+	}
+	return nil
+}
+
 // trip is the way of one request. vt-go knows no contexts, loses the status of
 // an answer that is not JSON, inflates without a bound and reads until
 // whenever: so all of that happens here, and vt-go gets a body in memory. It is
@@ -34,6 +49,8 @@ type trip struct {
 	status int         // 0: no answer came
 	header http.Header // of the answer
 	fault  string      // why there is nothing to read; stable words
+
+	code, message string // what VirusTotal said instead of an object; a stranger's words
 }
 
 func (t *trip) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -96,8 +113,11 @@ func (t *trip) why(err error) string {
 	var (
 		netErr  net.Error
 		dnsErr  *net.DNSError
+		opErr   *net.OpError
+		refusal proxyRefusal
 		certErr *tls.CertificateVerificationError
 		hostErr x509.HostnameError
+		oldErr  x509.CertificateInvalidError
 		recErr  tls.RecordHeaderError
 		alert   tls.AlertError
 	)
@@ -106,7 +126,15 @@ func (t *trip) why(err error) string {
 		return "timed out"
 	case t.ctx.Err() != nil:
 		return "cancelled"
-	case errors.As(err, &certErr), errors.As(err, &hostErr):
+	case errors.As(err, &refusal):
+		return fmt.Sprintf("proxy answered HTTP %d", int(refusal))
+	case errors.As(err, &opErr) && opErr.Op == "proxyconnect":
+		return "proxy not reached"
+	case errors.As(err, &hostErr):
+		return "certificate of another host"
+	case errors.As(err, &oldErr) && oldErr.Reason == x509.Expired:
+		return "certificate expired"
+	case errors.As(err, &certErr):
 		return "certificate not trusted"
 	case errors.As(err, &recErr), errors.As(err, &alert):
 		return "TLS failed"

@@ -65,6 +65,7 @@ type getter interface {
 // Source is VirusTotal as an enrich.Source. It is safe for concurrent use.
 type Source struct {
 	base      *url.URL
+	user      string // the key as part of a path, so a secret; empty: it cannot be one
 	timeout   time.Duration
 	transport http.RoundTripper
 	idle      func() // closes connections that are not in use
@@ -121,6 +122,7 @@ func New(cfg Config) (*Source, error) {
 	}
 	transport := &http.Transport{
 		Proxy:                  proxy,
+		OnProxyConnectResponse: connected,
 		DialContext:            (&net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    cfg.Timeout,
 		ForceAttemptHTTP2:      true,
@@ -131,6 +133,7 @@ func New(cfg Config) (*Source, error) {
 	}
 	return &Source{
 		base:      base,
+		user:      userPath(cfg.APIKey),
 		timeout:   cfg.Timeout,
 		transport: transport,
 		idle:      transport.CloseIdleConnections,
@@ -181,35 +184,52 @@ func (s *Source) Lookup(ctx context.Context, ind enrich.Indicator) (*enrich.Answ
 	if !ok {
 		return nil, &enrich.LookupError{Decision: enrich.Unanswerable, Reason: "not a canonical " + ind.Type.String()}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	t := &trip{ctx: ctx, next: s.transport}
 	start := time.Now()
-	resp, err := s.client(t).Get(s.base.JoinPath(path))
+	t, data, err := s.get(ctx, path)
 	s.observe(t, time.Since(start))
-
-	if t.fault == "" && t.status == 0 {
-		t.fault = "no request made" // vt-go refused; nothing is known to make it
+	switch {
+	case err != nil:
+		return nil, err
+	case t.status == http.StatusNotFound && t.code == "NotFoundError":
+		return &enrich.Answer{FetchedAt: s.now()}, nil
+	case t.status != http.StatusOK:
+		return nil, s.refused(t)
 	}
-	if t.fault != "" {
-		return nil, &enrich.LookupError{Decision: enrich.Retry, Reason: t.fault}
-	}
-	var apiErr vt.Error
-	if errors.As(err, &apiErr) {
-		return s.refused(t, apiErr.Code, apiErr.Message)
-	}
-	if t.status != http.StatusOK {
-		return s.refused(t, "", "")
-	}
-	if err != nil || resp == nil {
-		return nil, garbage("not JSON")
-	}
-	a, why := parse(resp.Data, ind)
+	a, why := parse(data, ind)
 	if why != "" {
 		return nil, garbage(why)
 	}
 	a.FetchedAt = s.now()
 	return a, nil
+}
+
+// get asks for a path below /api/v3. Without an error there is an answer: data,
+// or a status and a code that say no.
+func (s *Source) get(ctx context.Context, path string) (t *trip, data []byte, _ error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	t = &trip{ctx: ctx, next: s.transport}
+	resp, err := s.client(t).Get(s.base.JoinPath(path))
+	if t.fault == "" && t.status == 0 {
+		t.fault = "no request made" // vt-go refused; nothing is known to make it
+	}
+	if t.fault != "" {
+		return t, nil, &enrich.LookupError{Decision: enrich.Retry, Reason: t.fault}
+	}
+	var apiErr vt.Error
+	switch {
+	case errors.As(err, &apiErr):
+		t.code, t.message = apiErr.Code, apiErr.Message
+		if t.status == http.StatusOK {
+			return t, nil, garbage("an error with status 200")
+		}
+	case t.status != http.StatusOK:
+	case err != nil || resp == nil:
+		return t, nil, garbage("not JSON")
+	default:
+		data = resp.Data
+	}
+	return t, data, nil
 }
 
 func (s *Source) observe(t *trip, took time.Duration) {
@@ -238,21 +258,17 @@ const (
 	longestSpent = 32 * 24 * time.Hour
 )
 
-// refused is what an answer that is no object means. Code is VirusTotal's own
-// word; without one something else answered in its place, so that nothing is
+// refused is what an answer that is no object means. The code is VirusTotal's
+// own word; without one something else answered in its place, so that nothing is
 // concluded about the object.
-func (s *Source) refused(t *trip, code, message string) (*enrich.Answer, error) {
-	now := s.now()
+func (s *Source) refused(t *trip) *enrich.LookupError {
+	now, code := s.now(), t.code
 	reason := fmt.Sprintf("HTTP %d", t.status)
 	if known[code] {
 		reason += " " + code
 	}
 	e := &enrich.LookupError{Decision: enrich.Retry, Reason: reason}
 	switch t.status {
-	case http.StatusNotFound:
-		if code == "NotFoundError" {
-			return &enrich.Answer{FetchedAt: now}, nil
-		}
 	case http.StatusBadRequest:
 		if code != "" && code != "NotAvailableYet" {
 			e.Decision = enrich.Unanswerable
@@ -262,7 +278,7 @@ func (s *Source) refused(t *trip, code, message string) (*enrich.Answer, error) 
 	case http.StatusTooManyRequests:
 		after, said := retryAfter(t.header.Get("Retry-After"), now)
 		if code == "QuotaExceededError" {
-			e.Decision, e.Until = enrich.Exhausted, nextWindow(now, message)
+			e.Decision, e.Until = enrich.Exhausted, nextWindow(now, t.message)
 			if said {
 				e.Until = now.Add(min(max(after, leastPause), longestSpent))
 			}
@@ -273,7 +289,7 @@ func (s *Source) refused(t *trip, code, message string) (*enrich.Answer, error) 
 		}
 		e.Decision, e.Until = enrich.PauseMinute, now.Add(min(max(after, leastPause), longestPause))
 	}
-	return nil, e
+	return e
 }
 
 // known are the words of VirusTotal's documentation. Others are not repeated:
@@ -287,11 +303,14 @@ var known = map[string]bool{
 }
 
 // nextWindow is when a quota that is used up begins anew: the day's, or the
-// month's where the message names it.
+// month's or hour's where the message names it.
 func nextWindow(now time.Time, message string) time.Time {
 	y, m, d := now.UTC().Date()
-	if strings.Contains(strings.ToLower(message), "month") {
+	switch message = strings.ToLower(message); {
+	case strings.Contains(message, "month"):
 		return time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
+	case strings.Contains(message, "hour"):
+		return now.UTC().Truncate(time.Hour).Add(time.Hour)
 	}
 	return time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC)
 }

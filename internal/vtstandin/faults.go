@@ -6,22 +6,23 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// takeFault is the disturbance of one request.
-func (s *Server) takeFault(value string) Fault {
+// takeFault is the disturbance of one request, of those set at from.
+func (s *Server) takeFault(from *Fault, value string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.fault
+	f := *from
 	if f.Kind == "" || f.Match != "" && f.Match != value {
 		return Fault{}
 	}
 	if f.Times > 0 {
-		if s.fault.Times--; s.fault.Times == 0 {
-			s.fault = Fault{}
+		if from.Times--; from.Times == 0 {
+			*from = Fault{}
 		}
 	}
 	return f
@@ -108,6 +109,7 @@ var bomb = sync.OnceValue(func() []byte {
 //	GET  /_standin/expected?type=T&value=V  what is answered about a value
 //	POST /_standin/faults                   a Fault, and "latency" as a Go duration
 //	POST /_standin/objects                  one Object into the table
+//	POST /_standin/use?requests=N           N requests of another program with the key
 //	POST /_standin/reset                    forget what was seen and used up
 func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
 	body := http.MaxBytesReader(w, r.Body, 1<<20)
@@ -157,6 +159,14 @@ func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		w.WriteHeader(http.StatusNoContent)
+	case "POST use":
+		n, err := strconv.Atoi(r.URL.Query().Get("requests"))
+		if err != nil || n < 0 {
+			http.Error(w, "requests must be a number", http.StatusBadRequest)
+			return
+		}
+		s.Use(n)
 		w.WriteHeader(http.StatusNoContent)
 	case "POST reset":
 		s.Reset()

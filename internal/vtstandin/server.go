@@ -30,6 +30,7 @@ type Config struct {
 	Objects     []Object
 	Generate    bool // what is not in the table follows the rule of Expected
 	Minute, Day int  // quotas; 0: none
+	Hour, Month int  // the same; an hour, as a day and a month, ends by the clock (UTC)
 	Latency     time.Duration
 	MaxInFlight int // more requests at once are a violation; 0: any number
 	Now         func() time.Time
@@ -56,10 +57,14 @@ type Fault struct {
 	Status int    `json:"status,omitempty"` // of "status"
 	Code   string `json:"code,omitempty"`   // of "status": VirusTotal's word; empty: the usual one
 	Times  int    `json:"times,omitempty"`  // so many requests; 0: until it is changed
-	Match  string `json:"match,omitempty"`  // only requests for this value; empty: all
+	Match  string `json:"match,omitempty"`  // only requests for this value; empty: all for objects. AccountFault: only those for the account
 	// RetryAfter is sent as the header of that name with "status".
 	RetryAfter string `json:"retry_after,omitempty"`
 }
+
+// AccountFault is the Fault.Match of requests for the account's quotas. Such a
+// fault stands beside the one for objects.
+const AccountFault = "overall_quotas"
 
 var faultKinds = map[string]bool{
 	"": true, "none": true, "status": true, "html": true, "status_html": true, "truncate": true, "hang": true, "reset": true, "redirect": true,
@@ -73,6 +78,7 @@ type Stats struct {
 	Objects     map[string]int `json:"objects"`       // "type value": requests
 	OverQuota   int            `json:"over_quota"`    // requests answered 429
 	MaxInFlight int            `json:"max_in_flight"` // most at once
+	Accounts    int            `json:"accounts"`      // requests for the account's quotas, which are in no other figure
 	Violations  []string       `json:"violations"`
 }
 
@@ -86,12 +92,24 @@ type Server struct {
 	table    map[string]Object // guarded by mu, as is all below; "type value", a file under all its hashes
 	latency  time.Duration
 	fault    Fault
+	account  Fault // of requests for the account
 	stats    Stats
 	inFlight int
 	asking   map[string]*asked // the request for an object that is under way
 	minute   []time.Time       // requests of the last minute
-	day      string
-	dayUsed  int
+	used     [3]used           // of the hour, the day and the month
+}
+
+// used is the requests in a window that ends by the clock.
+type used struct {
+	window string
+	n      int
+}
+
+// windows are what an hour, a day and a month are called at now, in this order.
+func windows(now time.Time) [3]string {
+	now = now.UTC()
+	return [3]string{now.Format("2006-01-02T15"), now.Format(time.DateOnly), now.Format("2006-01")}
 }
 
 // asked is a request for an object that is under way.
@@ -181,8 +199,24 @@ func (s *Server) SetFault(f Fault) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if f.Match == AccountFault {
+		s.account = f
+		return nil
+	}
 	s.fault = f
+	if f.Kind == "" {
+		s.account = f
+	}
 	return nil
+}
+
+// Use makes n requests as another program with the same key would, beyond any
+// quota if need be.
+func (s *Server) Use(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roll()
+	s.count(n)
 }
 
 // SetLatency is how long an answer takes from now on.
@@ -219,7 +253,7 @@ func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.resetStats()
-	s.minute, s.day, s.dayUsed = nil, "", 0
+	s.minute, s.used = nil, [3]used{}
 }
 
 func (s *Server) resetStats() {
@@ -281,24 +315,14 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, path string) {
 	}
 	defer s.leave(r, key, rec)
 
-	s.mu.Lock()
-	latency := s.latency
-	s.mu.Unlock()
-	if latency > 0 {
-		t := time.NewTimer(latency)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-s.done: // no more waiting
-		case <-r.Context().Done():
-			return
-		}
+	if !s.wait(r) {
+		return
 	}
 	if s.cfg.Key != "" && r.Header.Get("X-Apikey") != s.cfg.Key {
 		writeError(rec, http.StatusUnauthorized, "WrongCredentialsError", "Wrong API key")
 		return
 	}
-	fault := s.takeFault(value)
+	fault := s.takeFault(&s.fault, value)
 	if s.faultBeforeAnswer(rec, r, fault) {
 		return
 	}
@@ -306,8 +330,14 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, path string) {
 	case "minute":
 		writeError(rec, http.StatusTooManyRequests, "TooManyRequestsError", "Too many requests per minute")
 		return
+	case "hour":
+		writeError(rec, http.StatusTooManyRequests, "QuotaExceededError", "Hourly quota exceeded")
+		return
 	case "day":
 		writeError(rec, http.StatusTooManyRequests, "QuotaExceededError", "Quota exceeded")
+		return
+	case "month":
+		writeError(rec, http.StatusTooManyRequests, "QuotaExceededError", "Monthly quota exceeded")
 		return
 	}
 	if err != nil {
@@ -320,6 +350,25 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	s.answer(rec, r, &o, fault)
+}
+
+// wait lets the latency pass; false: the client is gone.
+func (s *Server) wait(r *http.Request) bool {
+	s.mu.Lock()
+	latency := s.latency
+	s.mu.Unlock()
+	if latency <= 0 {
+		return true
+	}
+	t := time.NewTimer(latency)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.done: // no more waiting
+	case <-r.Context().Done():
+		return false
+	}
+	return true
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *Object, fault Fault) {
@@ -526,29 +575,54 @@ func (s *Server) spend() (window string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.cfg.Now()
-	if day := now.UTC().Format(time.DateOnly); day != s.day {
-		s.day, s.dayUsed = day, 0
-	}
-	for len(s.minute) > 0 && now.Sub(s.minute[0]) >= time.Minute {
-		s.minute = s.minute[1:]
-	}
+	s.roll()
 	switch {
 	case s.cfg.Minute > 0 && len(s.minute) >= s.cfg.Minute:
 		return "minute"
-	case s.cfg.Day > 0 && s.dayUsed >= s.cfg.Day:
+	case s.cfg.Hour > 0 && s.used[0].n >= s.cfg.Hour:
+		return "hour"
+	case s.cfg.Day > 0 && s.used[1].n >= s.cfg.Day:
 		return "day"
+	case s.cfg.Month > 0 && s.used[2].n >= s.cfg.Month:
+		return "month"
 	}
 	if s.cfg.Minute > 0 {
 		s.minute = append(s.minute, now)
 	}
-	s.dayUsed++
+	s.count(1)
 	return ""
+}
+
+// roll begins the windows anew that are over. With mu.
+func (s *Server) roll() {
+	now := s.cfg.Now()
+	for i, w := range windows(now) {
+		if s.used[i].window != w {
+			s.used[i] = used{window: w}
+		}
+	}
+	for len(s.minute) > 0 && now.Sub(s.minute[0]) >= time.Minute {
+		s.minute = s.minute[1:]
+	}
+}
+
+// count adds requests to the windows that end by the clock. With mu.
+func (s *Server) count(n int) {
+	for i := range s.used {
+		s.used[i].n += n
+	}
 }
 
 // quotas answers users/{key}/overall_quotas.
 func (s *Server) quotas(w http.ResponseWriter, r *http.Request, path string) {
 	user, rest, _ := strings.Cut(path, "/")
 	key := r.Header.Get("X-Apikey")
+	s.mu.Lock()
+	s.stats.Accounts++
+	s.mu.Unlock()
+	if !s.wait(r) {
+		return
+	}
 	switch {
 	case rest != "overall_quotas":
 		s.violate("no such path below a user")
@@ -565,19 +639,31 @@ func (s *Server) quotas(w http.ResponseWriter, r *http.Request, path string) {
 		writeError(w, http.StatusForbidden, "ForbiddenError", "another user's quotas")
 		return
 	}
+	fault := s.takeFault(&s.account, AccountFault)
+	if s.faultBeforeAnswer(w, r, fault) {
+		return
+	}
 	s.mu.Lock()
-	used := s.dayUsed
+	s.roll()
+	used := s.used
 	s.mu.Unlock()
-	quota := func(allowed int) map[string]any {
+	quota := func(allowed, used int) map[string]any {
 		if allowed == 0 {
 			allowed = 1_000_000_000
 		}
 		return map[string]any{"user": map[string]int{"allowed": allowed, "used": used}}
 	}
+	hour, month := s.cfg.Hour, s.cfg.Month
+	if hour == 0 {
+		hour = s.cfg.Minute * 60
+	}
+	if month == 0 {
+		month = s.cfg.Day * 31
+	}
 	writeJSON(w, http.StatusOK, map[string]any{"data": map[string]any{
-		"api_requests_hourly":  quota(s.cfg.Minute * 60),
-		"api_requests_daily":   quota(s.cfg.Day),
-		"api_requests_monthly": quota(s.cfg.Day * 31),
+		"api_requests_hourly":  quota(hour, used[0].n),
+		"api_requests_daily":   quota(s.cfg.Day, used[1].n),
+		"api_requests_monthly": quota(month, used[2].n),
 	}})
 }
 

@@ -35,7 +35,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	table := fs.String("table", "", "JSON `FILE` of known objects")
 	key := fs.String("key", "", "the only `KEY` that is right; empty: any")
 	minute := fs.Int("minute", 0, "requests a minute; 0: no limit")
+	hour := fs.Int("hour", 0, "requests an hour; 0: no limit")
 	day := fs.Int("day", 0, "requests a day; 0: no limit")
+	month := fs.Int("month", 0, "requests a month; 0: no limit")
 	latency := fs.Duration("latency", 0, "how long an answer takes")
 	inFlight := fs.Int("in-flight", 0, "more requests at once are a violation; 0: any number")
 	generate := fs.Bool("generate", false, "know every value, by a rule")
@@ -46,7 +48,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	cfg := vtstandin.Config{
-		Key: *key, Minute: *minute, Day: *day, Latency: *latency, MaxInFlight: *inFlight, Generate: *generate,
+		Key: *key, Minute: *minute, Hour: *hour, Day: *day, Month: *month, Latency: *latency, MaxInFlight: *inFlight, Generate: *generate,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	}
 	if *table != "" {
