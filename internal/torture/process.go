@@ -31,6 +31,8 @@ type sidecar struct {
 	dir    string // holds data/, out/ and vtsidecar.log
 	args   []string
 
+	asking sync.Mutex // held while metrics are read: only so many may at a time
+
 	mu      sync.Mutex // guards all below
 	address string     // where senders connect; the same after a restart
 	admin   string
@@ -224,11 +226,16 @@ var admin = &http.Client{Timeout: 10 * time.Second}
 
 func (s *sidecar) metrics() (figures, error) {
 	_, addr, _ := s.now()
+	s.asking.Lock()
+	defer s.asking.Unlock()
 	res, err := admin.Get("http://" + addr + "/metrics")
 	if err != nil {
 		return nil, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("/metrics: %s", res.Status)
+	}
 	f := figures{}
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		name, value, ok := cutLast(lines.Text(), ' ')
@@ -293,6 +300,7 @@ type footprint struct {
 	rss, peak   int64 // bytes resident, now and at most
 	goroutines  int
 	descriptors int
+	connections int // of senders
 }
 
 func (s *sidecar) footprint() (p footprint, err error) {
@@ -318,7 +326,7 @@ func (s *sidecar) footprint() (p footprint, err error) {
 	}
 	p.descriptors = len(fds)
 	f, err := s.metrics()
-	p.goroutines = int(f["go_goroutines"])
+	p.goroutines, p.connections = int(f["go_goroutines"]), int(f["vtsidecar_connections"])
 	return p, err
 }
 

@@ -117,9 +117,9 @@ func (k *soak) run(ctx context.Context) (err error) {
 	}
 	defer k.server.kill()
 
-	// Twice the cache's room in names that nobody asked for yet, before the first
-	// stretch begins.
-	names := max(50, 2*soakCache*time.Second/(k.stretch(0).from))
+	// Three times the cache's room in names that nobody asked for yet, before the
+	// first stretch begins.
+	names := max(50, 3*soakCache*time.Second/(k.stretch(0).from))
 	k.ledger = newLedger(&maker{malformed: 997, fresh: max(2, uint64(k.rate)/uint64(names))})
 	k.began = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, k.length)
@@ -243,7 +243,9 @@ func (k *soak) disturb(ctx context.Context) {
 	k.set(vtstandin.Fault{}, 0, "well")
 	// One round of all of them, and as much health, fits into a stretch.
 	span := k.length / 6 / time.Duration(2*len(sufferings))
-	if !pause(ctx, k.length/8) { // the cache fills first
+	// The cache fills first; and each kind has been met before the first stretch is
+	// half over, so that what it leaves behind counts in both.
+	if !pause(ctx, k.length/15) {
 		return
 	}
 	for i := 0; ; i++ {
