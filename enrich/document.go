@@ -209,6 +209,7 @@ func (w *Work) document(ctx context.Context, p *planned) error {
 	if err != nil {
 		return err
 	}
+	s.hit = m.results[resultMalicious]+m.results[resultSuspicious] > 0
 	if err := room(ctx, w, &s.doc, bound); err != nil {
 		return err
 	}
@@ -465,16 +466,10 @@ func (w *Work) prepare(ctx context.Context, r ref, sentence bool) error {
 	if bound > maxBodies/8 {
 		return nil // rendered where it stands
 	}
-	if len(s.bodies)+bound > cap(s.bodies) {
-		if len(s.bodies)+bound > maxBodies {
-			s.bodies = s.bodies[:0]
-			s.bodiesOf++
-			body = true
-		}
-		if err := room(ctx, w, &s.bodies, bound); err != nil {
-			return err
-		}
+	if err := w.roomForBody(ctx, bound); err != nil {
+		return err
 	}
+	body = f.body.generation != s.bodiesOf
 	at := len(s.bodies)
 	if body {
 		s.bodies = w.appendBody(s.bodies, r, false)
@@ -486,6 +481,17 @@ func (w *Work) prepare(ctx context.Context, r ref, sentence bool) error {
 		f.sentence = piece{s.bodiesOf, uint32(at), uint32(len(s.bodies) - at)}
 	}
 	return nil
+}
+
+// roomForBody makes room for n more bytes of bodies; what is there may be
+// forgotten for that.
+func (w *Work) roomForBody(ctx context.Context, n int) error {
+	s := w.s
+	if len(s.bodies)+n > maxBodies {
+		s.bodies = s.bodies[:0]
+		s.bodiesOf++
+	}
+	return room(ctx, w, &s.bodies, n)
 }
 
 // appendBody appends a part without its lists and its closing brace. silent:

@@ -39,6 +39,7 @@ type Config struct {
 	TrustVerdicts bool // an event's own arcanna.ioc stays, and nothing is looked up for it
 
 	Rules        Rules
+	ECS          ECS
 	Wait         time.Duration // longest that a batch waits for answers; 0: not at all
 	TTL          time.Duration // of answers in the cache; 0: 7 days
 	TTLMalicious time.Duration // of malicious ones; 0: TTL
@@ -68,6 +69,7 @@ type field struct {
 type Enricher struct {
 	cfg      Config
 	provider string // the source's name as the inside of a JSON string
+	matched  string // ecs.matched_type as a JSON string
 	parser   *indicator.Parser
 	scanner  *scan.Scanner
 	fields   []field
@@ -109,6 +111,9 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 	default:
 		return nil, fmt.Errorf("enrich: details cannot be %q", string(cfg.Details))
 	}
+	if cfg.ECS.MatchedType == "" {
+		cfg.ECS.MatchedType = "indicator_match_rule"
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -129,6 +134,7 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 	}
 
 	e := &Enricher{cfg: cfg, parser: parser, judge: newJudge(cfg.Rules), answers: answers, facts: newFacts(), seed: maphash.MakeSeed()}
+	e.matched = string(appendString(nil, cfg.ECS.MatchedType))
 	var err error
 	if e.names, e.fields, err = arrange(cfg.Fields); err != nil {
 		return nil, fmt.Errorf("enrich: %w", err)

@@ -139,7 +139,8 @@ func FuzzOneLineComesOut(f *testing.F) {
 	f.Add([]byte(`{"source":{"ip":"203.0.113.1"},"url.full":"hxxp://a.example/?q","process":{"hash":{"md5":"` + md5sum + `"}},"message":"1.2.3.4 é"}`))
 	f.Add([]byte(`{"@metadata":{"_id":"x\n\u0000"},"arcanna":{"ioc":{}},"source":{"ip":["10.0.0.1",""]}}`))
 	f.Add([]byte(`[]`))
-	b := newBench(f, enrich.Config{IDMetadata: true, Details: enrich.DetailsAll}, nil, nil)
+	f.Add([]byte(`{"related":{"ip":["192.0.2.1"]},"threat":{"enrichments":[]},"source.ip":"203.0.113.1"}`))
+	b := newBench(f, enrich.Config{IDMetadata: true, Details: enrich.DetailsAll, ECS: ecsOn}, nil, nil)
 	f.Cleanup(b.close)
 	b.answers.Set("ip:203.0.113.1", flagged(9, 0, 0), time.Hour)
 	scanner, err := scan.New(scan.Config{})
@@ -152,10 +153,11 @@ func FuzzOneLineComesOut(f *testing.F) {
 		require.Zero(t, budget.now())
 		for _, l := range out.lines {
 			docOf(t, l)
-			// Ours taken out again, it is what the scan makes of the event alone.
+			// Ours taken out again, it is what the scan makes of the event with any
+			// verdict in it.
 			var want, got scan.Result
-			padded := append(bytes.Clone(raw), make([]byte, event.Sentinel)...)
-			require.NoError(t, scanner.Scan(padded[:len(raw)], &want))
+			require.NoError(t, scanner.Scan(raw, &want))
+			require.NoError(t, scanner.Scan(want.AppendLine(nil, raw, []byte("{}")), &want))
 			line := append([]byte(strings.TrimSuffix(l, "\n")), make([]byte, event.Sentinel)...)
 			require.NoError(t, scanner.Scan(line[:len(l)-1], &got))
 			require.True(t, got.HadVerdict)

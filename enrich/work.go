@@ -210,6 +210,10 @@ type scratch struct {
 	bodies   []byte                  // parts, ready to be put in
 	bodiesOf uint32                  // generation of bodies
 	doc      []byte                  // of the event that is being written
+	hit      bool                    // it has hits:
+	hits     []hit                   // those that become elements of threat.enrichments,
+	ecs      []byte                  // and what they add to threat and related
+	inserts  []insert                // pieces of ecs, where they go
 	key      []byte                  // of the cache
 	found    []byte                  // the parser's, for free text
 	lines    event.Lines
@@ -240,7 +244,8 @@ func (s *scratch) forgetRound() {
 func (s *scratch) size() int64 {
 	n := s.scanned + bytesOf(s.planned) + bytesOf(s.refs) + bytesOf(s.findings) + bytesOf(s.text) +
 		bytesOf(s.known.slots) + bytesOf(s.memo.slots) + bytesOf(s.memos) + bytesOf(s.members) + bytesOf(s.waits) +
-		bytesOf(s.dead) + bytesOf(s.parts) + bytesOf(s.distinct) + bytesOf(s.bodies) + bytesOf(s.doc) + bytesOf(s.key) + bytesOf(s.found) +
+		bytesOf(s.dead) + bytesOf(s.parts) + bytesOf(s.distinct) + bytesOf(s.bodies) + bytesOf(s.doc) +
+		bytesOf(s.hits) + bytesOf(s.ecs) + bytesOf(s.inserts) + bytesOf(s.key) + bytesOf(s.found) +
 		bytesOf(s.lines.Buf) + bytesOf(s.lines.Index)
 	return int64(n)
 }
@@ -258,6 +263,7 @@ type planned struct {
 	idLen   uint32 // where that is its identity; else 0
 	dropped int32  // values that nobody looked at
 	kept    bool   // its own verdict stays
+	hasSite bool   // a threat or a related of its own
 }
 
 // ref is a value of an event.
@@ -285,6 +291,7 @@ type finding struct {
 	skip     indicator.Skip
 	body     piece // its part, but for the closing brace
 	sentence piece // what the explanation says about it
+	element  piece // hits: its element of threat.enrichments, but for the field
 	leftOut  string
 	fact     *fact // what it says of the finding holds; nil: there is none
 }
@@ -442,7 +449,7 @@ func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 	}
 	r := &s.result
 	from := uint32(len(s.refs))
-	s.planned = append(s.planned, planned{plan: r.Plan(), index: int32(w.next), from: from, dropped: int32(min(r.Dropped, 1<<30))})
+	s.planned = append(s.planned, planned{plan: r.Plan(), index: int32(w.next), from: from, dropped: int32(min(r.Dropped, 1<<30)), hasSite: r.HasSite})
 	p := &s.planned[len(s.planned)-1]
 	if err := w.reserve(ctx, p.plan.Size()); err != nil { // rarely anything; until Close
 		return err
@@ -1005,6 +1012,13 @@ func (w *Work) write(ctx context.Context) error {
 				return err
 			}
 			need += len(s.doc)
+			s.ecs = s.ecs[:0]
+			if s.hit && (w.e.cfg.ECS.Threat || w.e.cfg.ECS.Related) {
+				if err := w.completion(ctx); err != nil {
+					return err
+				}
+				need += len(s.ecs)
+			}
 		}
 		if len(s.lines.Buf) > 0 && len(s.lines.Buf)+need > maxPortion {
 			return nil // its document is rendered again; that is once in a megabyte at most
@@ -1020,7 +1034,13 @@ func (w *Work) write(ctx context.Context) error {
 		if p.kept {
 			s.lines.Buf = p.plan.AppendLineKeepingVerdict(s.lines.Buf, raw)
 		} else {
+			from := len(s.lines.Buf)
 			s.lines.Buf = p.plan.AppendLine(s.lines.Buf, raw, s.doc)
+			if len(s.ecs) > 0 {
+				if err := w.complete(ctx, p, from); err != nil {
+					return err
+				}
+			}
 			w.tallyEvent()
 		}
 		s.lines.Index = append(s.lines.Index, event.Line{ID: p.id, End: len(s.lines.Buf)})

@@ -21,8 +21,9 @@ type Set struct {
 	WindowsAcked      prometheus.Counter
 	ProtocolErrors    *prometheus.CounterVec // reason
 	InflightBytes     prometheus.Gauge
-	BatchDuration     prometheus.Histogram // seconds from the last byte of a batch to its durability
-	VerdictsRemoved   prometheus.Counter   // incoming arcanna.ioc taken out
+	BatchDuration     prometheus.Histogram   // seconds from the last byte of a batch to its durability
+	VerdictsRemoved   prometheus.Counter     // incoming arcanna.ioc taken out
+	ECSRefused        *prometheus.CounterVec // field: threat, related
 
 	// enrichment
 	Indicators        *prometheus.CounterVec // type, result
@@ -71,6 +72,7 @@ func New(version, revision, goVersion string) *Set {
 		BatchDuration:     histogram("batch_duration_seconds", "From the last byte of a batch to its durability.", seconds),
 		VerdictsRemoved:   counter("incoming_verdicts_removed_total", "Incoming arcanna.ioc objects taken out of events."),
 
+		ECSRefused:        counterVec("ecs_refused_total", "Events with hits whose threat or related is of a shape that nothing can be added to.", "field"),
 		Indicators:        counterVec("indicators_total", "Indicators of events, by type and result.", "type", "result"),
 		CacheRequests:     counterVec("cache_requests_total", "Look-ups in the cache: hit, miss, coalesced, stale.", "result"),
 		CacheEntries:      gauge("cache_entries", "Entries in the cache."),
@@ -90,11 +92,14 @@ func New(version, revision, goVersion string) *Set {
 	for _, reason := range []string{"malformed", "oversize", "internal_error"} {
 		s.EventsDeadLettered.WithLabelValues(reason)
 	}
+	for _, field := range []string{"threat", "related"} {
+		s.ECSRefused.WithLabelValues(field)
+	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vtsidecar_build_info", Help: "Always 1; its labels tell what was built."}, []string{"version", "revision", "goversion"})
 	info.WithLabelValues(version, revision, goVersion).Set(1)
 
 	s.Registry.MustRegister(
-		info, s.Connections, s.ConnectionsUnused, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved,
+		info, s.Connections, s.ConnectionsUnused, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved, s.ECSRefused,
 		s.Indicators, s.CacheRequests, s.CacheEntries, s.VTRequests, s.VTRequestDuration, s.VTQuotaRemaining, s.VTQueueLength,
 		s.EventsStored, s.EventsDeadLettered, s.OutputRetries, s.OutputFilesDeleted, s.OutputUp, s.DeadLetterBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
