@@ -34,7 +34,8 @@ const pieceOfFile = 128 << 10
 //
 //   - The compressed file is made under another name, synced, renamed, and its
 //     folder synced, before the plain one is removed. A crash between leaves
-//     both; the next start removes the one that adds nothing.
+//     both; the next start makes the compressed one again. Should both differ,
+//     which is nothing that a crash can do, both stay.
 //
 //   - It works on files that were there at start and on those closed since, so
 //     that nobody's gunzip in this folder is taken for work to be done.
@@ -56,9 +57,10 @@ type archive struct {
 	fresh []string // names of files closed since the last pass
 
 	// The rest belongs to run.
-	listed  bool     // the folder as the start found it was seen to
-	todo    []string // names of plain files, oldest first
-	failing bool     // the last pass did not do all it should
+	listed  bool         // the folder as the start found it was seen to
+	todo    []string     // names of plain files, oldest first
+	failing bool         // the last pass did not do all it should
+	zip     *gzip.Writer // reused; nil: not needed yet
 }
 
 // closedFile is what there is of one closed file.
@@ -70,7 +72,7 @@ type closedFile struct {
 
 var (
 	errNotNow = errors.New("not now")
-	errDiffer = errors.New("the plain and the compressed file differ")
+	errDiffer = errors.New("the compressed file has what the plain one has not")
 )
 
 func newArchive(compress bool, keep int, deleted func()) *archive {
@@ -276,7 +278,7 @@ func (a *archive) settle(name string) error {
 	case err == nil, errors.Is(err, errNotNow):
 		return err
 	case errors.Is(err, errDiffer):
-		a.j.log.Warn("a closed output file stands beside a compressed one that is not the same; both stay, remove the wrong one",
+		a.j.log.Warn("a closed output file stands beside a compressed one that holds something else; both stay, remove or rename the wrong one",
 			"path", a.path(name))
 		return nil
 	}
@@ -293,11 +295,17 @@ func (a *archive) settleFile(path string) error {
 	}
 	defer plain.h.Close() // it was read only
 	gz, err := a.j.openFile(path + gzSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = a.make(plain, path)
-	} else if err == nil {
-		err = a.check(plain, gz, path)
+	if err == nil {
+		err = a.check(plain, gz)
 		gz.h.Close() // it was read only
+		if err == nil {
+			// It may be that of a process that was killed, or somebody's own, and
+			// never have reached the disk: that cannot be seen.
+			err = a.j.fs.Remove(path + gzSuffix)
+		}
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = a.make(plain, path)
 	}
 	if err != nil {
 		return err
@@ -350,20 +358,24 @@ func (a *archive) make(plain *appendFile, path string) error {
 
 // write compresses the plain file into h.
 func (a *archive) write(h Handle, plain *appendFile) error {
-	out := bufio.NewWriterSize(appender{h}, pieceOfFile)
-	w, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
-	if err != nil {
-		return err
+	out := bufio.NewWriterSize(appender{h}, pieceOfFile/2)
+	if a.zip == nil {
+		zip, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+		if err != nil {
+			return err
+		}
+		a.zip = zip
 	}
-	w.Name, w.ModTime = filepath.Base(plain.info.Name()), plain.info.ModTime()
-	err = a.read(plain, func(b []byte) error {
-		_, err := w.Write(b)
+	a.zip.Reset(out)
+	a.zip.Name, a.zip.ModTime = plain.info.Name(), plain.info.ModTime()
+	err := a.read(plain, func(b []byte) error {
+		_, err := a.zip.Write(b)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if err := w.Close(); err != nil {
+	if err := a.zip.Close(); err != nil {
 		return err
 	}
 	return out.Flush()
@@ -398,32 +410,15 @@ func (a *archive) read(f *appendFile, each func([]byte) error) error {
 	return nil
 }
 
-// check sees to it that the compressed file holds what the plain one does. Where
-// it only lacks something, as a damaged one does, it is made anew. Where it
-// holds anything else both stay: errDiffer.
-func (a *archive) check(plain, gz *appendFile, path string) error {
-	whole, err := a.compare(plain, gz)
-	switch {
-	case err != nil:
-		return err
-	case whole:
-		return gz.h.Sync() // somebody else's gzip need not have done it
-	}
-	if err := a.j.fs.Remove(path + gzSuffix); err != nil {
-		return err
-	}
-	return a.make(plain, path)
-}
-
-// compare reads both. whole is false where the compressed file ends early or
-// cannot be read to its end.
-func (a *archive) compare(plain, gz *appendFile) (whole bool, err error) {
+// check finds out whether the compressed file has anything that the plain one
+// has not: errDiffer. One that is damaged has nothing that can be relied on.
+func (a *archive) check(plain, gz *appendFile) error {
 	r, err := gzip.NewReader(io.NewSectionReader(gz.h, 0, gz.info.Size()))
 	if err != nil {
-		return false, nil
+		return nil
 	}
-	var early error
-	buf := make([]byte, pieceOfFile)
+	var early error // why the compressed file ended
+	buf := make([]byte, min(plain.info.Size(), pieceOfFile))
 	err = a.read(plain, func(b []byte) error {
 		n, err := io.ReadFull(r, buf[:len(b)])
 		if !bytes.Equal(buf[:n], b[:n]) {
@@ -433,14 +428,14 @@ func (a *archive) compare(plain, gz *appendFile) (whole bool, err error) {
 		return err
 	})
 	if early != nil {
-		return false, nil
+		return nil
 	}
-	if err != nil {
-		return false, err
+	if err != nil && !errors.Is(err, errDiffer) {
+		return err
 	}
-	n, err := io.ReadFull(r, buf[:1])
-	if n > 0 {
-		return false, errDiffer
+	more, damaged := io.Copy(io.Discard, r) // up to its checksum
+	if damaged == nil && (err != nil || more > 0) {
+		return errDiffer
 	}
-	return err == io.EOF, nil // else its checksum is wrong
+	return nil
 }

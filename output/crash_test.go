@@ -2,19 +2,24 @@ package output_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -63,6 +68,9 @@ type subject struct {
 	open        func(disk *crashfs.FS) (store, error)
 	line        func(id int) string                 // as it stands in the file, where it is the same each time
 	id          func(line []byte) (id int, ok bool) // ok: the line is whole
+	starts      []string                            // disks that a first life can find, see prepare
+	compress    bool                                // closed files are compressed
+	keep        int                                 // closed files that stay; 0: all
 }
 
 var figures = metrics.New("", "", "") // nobody reads them here
@@ -89,18 +97,29 @@ func linesOf(ids []int) *event.Lines {
 	return lines
 }
 
-var fileSubject = subject{
-	dir: dataDir, active: dataDir + "/events.ndjson",
-	open: func(disk *crashfs.FS) (store, error) {
-		f, err := output.OpenFile(output.FileConfig{Path: dataDir + "/events.ndjson", RotateBytes: 110, FS: diskFS{disk}, Metrics: figures})
-		return fileStore{f}, err
-	},
-	line: fileLine,
-	id: func(line []byte) (int, bool) {
-		var l struct{ ID int }
-		err := json.Unmarshal(line, &l)
-		return l.ID, err == nil && string(line)+"\n" == fileLine(l.ID)
-	},
+var (
+	fileSubject       = fileSubjectOf(false, 0, "torn", "killed", "")
+	compressedSubject = fileSubjectOf(true, 0, "pair", "damaged", "")
+	keptSubject       = fileSubjectOf(true, 2, "")
+)
+
+func fileSubjectOf(compress bool, keep int, starts ...string) subject {
+	return subject{
+		dir: dataDir, active: dataDir + "/events.ndjson",
+		open: func(disk *crashfs.FS) (store, error) {
+			f, err := output.OpenFile(output.FileConfig{
+				Path: dataDir + "/events.ndjson", RotateBytes: 110, Compress: compress, Keep: keep, FS: diskFS{disk}, Metrics: figures,
+			})
+			return fileStore{f}, err
+		},
+		line: fileLine,
+		id: func(line []byte) (int, bool) {
+			var l struct{ ID int }
+			err := json.Unmarshal(line, &l)
+			return l.ID, err == nil && string(line)+"\n" == fileLine(l.ID)
+		},
+		starts: starts, compress: compress, keep: keep,
+	}
 }
 
 type letterStore struct{ *output.DeadLetter }
@@ -133,6 +152,7 @@ var letterSubject = subject{
 		fmt.Sscanf(l.Event, "{%d", &id)
 		return id, l.Event == letterText(id)
 	},
+	starts: []string{"torn", "killed", ""},
 }
 
 // between says what ends a life.
@@ -153,7 +173,7 @@ type life struct {
 
 // plan is one run.
 type plan struct {
-	start string // "", "torn", "killed"
+	start string // one of the subject's
 	lives []life
 }
 
@@ -163,8 +183,11 @@ func (s subject) run(p plan, skip func(crashfs.Op) bool, seen func(life int, op 
 	disk := s.prepare(p.start)
 	script := [][]int{{1}, {2, 3}, {4}, {5, 6, 7, 8}, {9}, {10, 11}}
 	acked := map[int]bool{}
-	if p.start == "killed" {
+	switch p.start {
+	case "killed":
 		acked[0] = false
+	case "pair", "damaged":
+		acked[0] = true
 	}
 	for n, l := range p.lives {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -220,9 +243,13 @@ func (s subject) run(p plan, skip func(crashfs.Op) bool, seen func(life int, op 
 					st.Close(ctx)
 					return fmt.Errorf("not ready after an ack: %w", err)
 				}
+				synctest.Wait()
 			}
 			if crashed {
 				cancel()
+			} else {
+				<-time.After(2 * time.Hour) // of the bubble's clock: closed files are tried again
+				synctest.Wait()
 			}
 			st.Close(ctx)
 			if !crashed && n == 0 {
@@ -252,12 +279,38 @@ func (s subject) run(p plan, skip func(crashfs.Op) bool, seen func(life int, op 
 	if err != nil {
 		return fmt.Errorf("the last start: %w", err)
 	}
+	synctest.Wait()
 	st.Close(context.Background())
-	if err := s.check(disk, acked, p.start, false); err != nil {
+	if err := errors.Join(s.check(disk, acked, p.start, false), s.checkClosed(disk)); err != nil {
 		return fmt.Errorf("at the end: %w", err)
 	}
 	return nil
 }
+
+// checkClosed looks whether closed files are as the settings want them.
+func (s subject) checkClosed(disk *crashfs.FS) error {
+	names := disk.Names(s.dir)
+	closed := map[string]bool{}
+	for _, name := range names {
+		base := strings.TrimSuffix(name, ".gz")
+		aside := slices.ContainsFunc(names, func(other string) bool { return strings.HasPrefix(other, base+".cut-") })
+		switch {
+		case strings.HasSuffix(name, ".tmp"):
+			return fmt.Errorf("%s was left", name)
+		case !closedName.MatchString(name):
+			continue
+		case s.compress && base == name && !aside:
+			return fmt.Errorf("%s was not compressed: %v", name, names)
+		}
+		closed[base] = true
+	}
+	if s.keep > 0 && len(closed) > s.keep {
+		return fmt.Errorf("%d closed files stayed", len(closed))
+	}
+	return nil
+}
+
+var closedName = regexp.MustCompile(`-\d{8}T\d{6}-\d+\.ndjson(\.gz)?$`)
 
 func done(acked map[int]bool, ids []int) bool {
 	for _, id := range ids {
@@ -288,6 +341,25 @@ func (s subject) prepare(start string) *crashfs.FS {
 	h, err := disk.Create(s.active, 0o600)
 	must(err)
 	must(disk.SyncDir(s.dir))
+	if start == "pair" || start == "damaged" {
+		const name = "/events-20000101T000000-1.ndjson"
+		plain, err := disk.Create(s.dir+name, 0o600)
+		must(err)
+		must(plain.Append([][]byte{[]byte(s.line(0))}))
+		must(plain.Sync())
+		// Somebody else's gzip, which synced nothing or was stopped.
+		var zipped bytes.Buffer
+		w := gzip.NewWriter(&zipped)
+		_, err = w.Write([]byte(s.line(0)))
+		must(errors.Join(err, w.Close()))
+		if start == "damaged" {
+			zipped.Truncate(zipped.Len() - 9)
+		}
+		gz, err := disk.Create(s.dir+name+".gz", 0o600)
+		must(err)
+		must(gz.Append([][]byte{zipped.Bytes()}))
+		must(disk.SyncDir(s.dir))
+	}
 	switch start {
 	case "torn":
 		must(h.Append([][]byte{[]byte(s.line(0)), []byte(tornText)}))
@@ -301,6 +373,7 @@ func (s subject) prepare(start string) *crashfs.FS {
 // check looks at what is on the disk as it reads now.
 func (s subject) check(disk *crashfs.FS, acked map[int]bool, start string, once bool) error {
 	count := map[int]int{}
+	closed, oldest := map[string]bool{}, math.MaxInt
 	torn := start != "torn"
 	empty := 0
 	for _, name := range disk.Names(s.dir) {
@@ -315,8 +388,19 @@ func (s subject) check(disk *crashfs.FS, acked map[int]bool, start string, once 
 			torn = torn || bytes.HasPrefix(data, []byte(tornText))
 			continue
 		}
-		if strings.HasSuffix(name, ".probe") {
+		if strings.HasSuffix(name, ".probe") || strings.HasSuffix(name, ".tmp") {
 			continue
+		}
+		if closedName.MatchString(name) {
+			closed[strings.TrimSuffix(name, ".gz")] = true
+		}
+		if plain, ok := strings.CutSuffix(name, ".gz"); ok {
+			if _, err := disk.ReadFile(s.dir + "/" + plain); err == nil {
+				continue // that one is whole, and of two a reader takes one
+			}
+			if data, err = unzip(data); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 		for len(data) > 0 {
 			line, rest, ok := bytes.Cut(data, []byte("\n"))
@@ -325,11 +409,16 @@ func (s subject) check(disk *crashfs.FS, acked map[int]bool, start string, once 
 				return fmt.Errorf("%s holds a line that is not whole: %.60q", name, line)
 			}
 			count[id]++
+			if acked[id] {
+				oldest = min(oldest, id)
+			}
 			data = rest
 		}
 	}
 	for id, is := range acked {
 		switch {
+		case is && count[id] == 0 && s.keep > 0 && len(closed) >= s.keep && id < oldest:
+			// It went with its file.
 		case is && count[id] == 0:
 			return fmt.Errorf("line %d was acknowledged and is lost", id)
 		case is && once && count[id] > 1:
@@ -343,6 +432,14 @@ func (s subject) check(disk *crashfs.FS, acked map[int]bool, start string, once 
 		return fmt.Errorf("%d empty files", empty)
 	}
 	return nil
+}
+
+func unzip(data []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 // calls is how many calls the first life of a plan makes, and which.
@@ -373,9 +470,6 @@ func faultsOf(op crashfs.Op) []crashfs.Fault {
 	}
 	return out
 }
-
-// starts are the disks that a first life can find.
-var starts = []string{"torn", "killed", ""}
 
 // family is a set of plans on one start; it stops when do says so.
 type family func(s subject, t *testing.T, start string, do func(plan) bool)
@@ -442,7 +536,9 @@ func (s subject) failures(t *testing.T, start string, of func(crashfs.Op) bool, 
 }
 
 func eachSubject(t *testing.T, test func(*testing.T, subject)) {
-	for name, s := range map[string]subject{"file": fileSubject, "dead letter": letterSubject} {
+	for name, s := range map[string]subject{
+		"file": fileSubject, "dead letter": letterSubject, "compressed file": compressedSubject, "kept files": keptSubject,
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { test(t, s) })
@@ -454,13 +550,13 @@ func eachSubject(t *testing.T, test func(*testing.T, subject)) {
 // every acknowledged line is there. The runs with several misfortunes are too
 // many for each day: VTSIDECAR_CRASH=all makes all of them.
 func TestCrash(t *testing.T) {
-	few := 1
-	if os.Getenv("VTSIDECAR_CRASH") != "all" {
-		few = 37
-	}
 	eachSubject(t, func(t *testing.T, s subject) {
+		few := s.few()
+		if os.Getenv("VTSIDECAR_CRASH") == "all" {
+			few = 1
+		}
 		all, runs := 0, 0
-		for _, start := range starts {
+		for _, start := range s.starts {
 			for _, plans := range []family{halts, failures} {
 				plans(s, t, start, func(p plan) bool {
 					if all++; len(p.lives) > 1 && p.troubles() > 1 && all%few != 0 {
@@ -473,6 +569,15 @@ func TestCrash(t *testing.T) {
 		}
 		t.Logf("%d runs of %d", runs, all)
 	})
+}
+
+// few thins out runs that are too many for each day: one in so many is made.
+// Runs that compress take longer.
+func (s subject) few() int {
+	if s.compress {
+		return 307
+	}
+	return 37
 }
 
 // troubles is how many things go wrong.
@@ -515,7 +620,12 @@ func above(last string) func(subject, crashfs.Op) bool {
 func active(s subject, name string) bool { return path.Base(name) == path.Base(s.active) }
 func torn(_ subject, name string) bool   { return strings.Contains(name, ".torn-") }
 func mark(_ subject, name string) bool   { return strings.Contains(name, ".cut-") }
+func zipped(_ subject, name string) bool { return strings.HasSuffix(name, ".gz") }
+func tmp(_ subject, name string) bool    { return strings.HasSuffix(name, ".gz.tmp") }
 func anyName(subject, string) bool       { return true }
+func notZipped(s subject, name string) bool {
+	return !zipped(s, name)
+}
 func rotated(s subject, name string) bool {
 	return !active(s, name) && strings.HasSuffix(name, ".ndjson")
 }
@@ -528,7 +638,7 @@ var sites = []site{
 	{"the cut of a file set aside, still seen", "", syncFailures, fileSync(rotated, "open")},
 	{"the cut of a file set aside, made again", "", syncFailures, fileSync(rotated, "truncate")},
 	{"the folder after a file was made", "", halts, folderSync("create", active)},
-	{"the folder after a rename", "", halts, folderSync("rename", anyName)},
+	{"the folder after a rename", "", halts, folderSync("rename", notZipped)},
 	{"the folder after the copy of a torn line was made", "torn", halts, folderSync("create", torn)},
 	{"the folder after a cut was marked", "", syncFailures, folderSync("create", mark)},
 	{"the folder that a killed process left", "", halts, folderSync("", anyName)},
@@ -536,17 +646,31 @@ var sites = []site{
 	{"the folders above one that was there", "", halts, above("")},
 }
 
+var archiveSites = []site{
+	{"the compressed file", "", halts, fileSync(tmp, "append")},
+	{"the folder after a compressed file got its name", "", halts, folderSync("rename", zipped)},
+}
+
 // spare are syncs that make nothing durable that must be: of the probe, whose
-// fate is the answer, and of a folder that only lost an entry before.
+// fate is the answer, and of a folder that only lost an entry before. And one of
+// the journal's, all of which are above, is seen here to follow what was not its own.
 var spare = []func(subject, crashfs.Op) bool{
 	func(_ subject, op crashfs.Op) bool { return op.Kind == "sync" && strings.HasSuffix(op.Name, ".probe") },
 	folderSync("remove", anyName),
+	folderSync("create", tmp),
 }
 
 // TestEachSyncIsNeeded takes out one sync after the other: each time the test
 // above must find a loss.
 func TestEachSyncIsNeeded(t *testing.T) {
 	eachSubject(t, func(t *testing.T, s subject) {
+		sites := sites
+		if s.compress {
+			sites = archiveSites // the others are those of a file
+		}
+		if s.keep > 0 {
+			sites = nil // to delete needs none
+		}
 		for _, site := range sites {
 			used, runs, found := 0, 0, error(nil)
 			site.plans(s, t, site.start, func(p plan) bool {
@@ -570,10 +694,10 @@ func TestEachSyncIsNeeded(t *testing.T) {
 // TestEverySyncIsListed: there is no sync that the test above does not know.
 func TestEverySyncIsListed(t *testing.T) {
 	eachSubject(t, func(t *testing.T, s subject) {
-		for _, start := range starts {
+		for _, start := range s.starts {
 			n := 0
 			failures(s, t, start, func(p plan) bool {
-				if n++; n%101 != 0 {
+				if n++; n%(3*s.few()) != 0 {
 					return true
 				}
 				return assert.NoError(t, s.run(p, nil, func(_ int, op crashfs.Op) {
@@ -581,7 +705,7 @@ func TestEverySyncIsListed(t *testing.T) {
 						return
 					}
 					is := func(site func(subject, crashfs.Op) bool) bool { return site(s, op) }
-					listed := slices.ContainsFunc(sites, func(site site) bool { return is(site.is) }) || slices.ContainsFunc(spare, is)
+					listed := slices.ContainsFunc(slices.Concat(sites, archiveSites), func(site site) bool { return is(site.is) }) || slices.ContainsFunc(spare, is)
 					assert.True(t, listed, "%+v", op)
 				}))
 			})
