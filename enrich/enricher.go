@@ -50,6 +50,10 @@ type Config struct {
 	// NoSource is why there is no source, in words, for the one warning about it.
 	NoSource string
 
+	// Begin holds look-ups back until it is closed, and QuotaChanged is called: for
+	// limits that are still being read. nil: nothing does.
+	Begin <-chan struct{}
+
 	Workers     int // look-ups side by side; 0: 8
 	QueueLength int // indicators that may wait for a look-up; 0: 10,000
 
@@ -173,7 +177,7 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 		e.queue = &queue{
 			source: source, quota: quota, answers: answers, judge: e.judge,
 			life: lifetimes{answer: cfg.TTL, malicious: cfg.TTLMalicious, notFound: cfg.TTLNotFound},
-			now:  cfg.Now, log: cfg.Log, metrics: cfg.Metrics, most: cfg.QueueLength, workers: cfg.Workers,
+			now:  cfg.Now, log: cfg.Log, metrics: cfg.Metrics, most: cfg.QueueLength, workers: cfg.Workers, begin: cfg.Begin,
 		}
 		e.queue.start()
 	}
@@ -181,6 +185,13 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 		cfg.Metrics.CacheEntries.Set(float64(answers.Len()))
 	}
 	return e, nil
+}
+
+// QuotaChanged says that the quota may grant requests before it said it would.
+func (e *Enricher) QuotaChanged() {
+	if e.queue != nil {
+		e.queue.quotaChanged()
+	}
 }
 
 // Close ends the look-ups: those in flight are cancelled, those that wait are

@@ -84,6 +84,7 @@ type queue struct {
 	metrics *metrics.Set
 	most    int // requests that may wait
 	workers int
+	begin   <-chan struct{} // no request before it is closed; nil: at once
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -100,16 +101,18 @@ type queue struct {
 	taken   uint64              // of these, how many are no longer waiting
 	closed  bool
 
-	spentUntil  time.Time // no quota before
-	spentWindow string    // of what
-	sick        sickness
-	sickUntil   time.Time
-	probing     bool          // one worker tries
-	failures    int           // in a row
-	backoff     time.Duration // of the breaker
-	took        time.Duration // a request's usual duration
-	changed     chan struct{} // closed and replaced when the outlook gets worse
-	alarm       *time.Timer   // wakes the workers when a pause is over
+	spentUntil time.Time // no quota before
+	quotas     uint64    // how often the quota has changed
+	saidWindow string    // of the pause that the log told of; empty: of none
+	saidUntil  time.Time // the same
+	sick       sickness
+	sickUntil  time.Time
+	probing    bool          // one worker tries
+	failures   int           // in a row
+	backoff    time.Duration // of the breaker
+	took       time.Duration // a request's usual duration
+	changed    chan struct{} // closed and replaced when the outlook gets worse
+	alarm      *time.Timer   // wakes the workers when a pause is over
 }
 
 // lifetimes of answers in the cache.
@@ -122,6 +125,11 @@ func (q *queue) start() {
 	q.turn = make(chan struct{}, 1)
 	q.byKey = make(map[string]*request)
 	q.changed = make(chan struct{})
+	if q.begin == nil {
+		begin := make(chan struct{})
+		close(begin)
+		q.begin = begin
+	}
 	q.done.Add(q.workers)
 	for range q.workers {
 		go q.work()
@@ -255,6 +263,11 @@ func (q *queue) room() int {
 	if q.quota == nil {
 		return -1
 	}
+	select {
+	case <-q.begin:
+	default:
+		return -1 // the limits are not known yet
+	}
 	n := -1
 	for _, left := range q.quota.Left() {
 		if n < 0 || left < n {
@@ -274,9 +287,34 @@ func (q *queue) remaining() {
 	}
 }
 
+// quotaChanged makes the workers ask the quota again, whatever it said last.
+func (q *queue) quotaChanged() {
+	if q.quota == nil {
+		return
+	}
+	q.mu.Lock()
+	q.quotas++
+	q.spentUntil = time.Time{}
+	q.worse() // or better: whoever waits looks again
+	q.cond.Broadcast()
+	q.mu.Unlock()
+	left := q.quota.Left()
+	for _, window := range [...]string{quota.Minute, quota.Hour, quota.Day, quota.Month} {
+		if _, limited := left[window]; !limited {
+			q.metrics.VTQuotaRemaining.DeleteLabelValues(window)
+		}
+	}
+	q.remaining()
+}
+
 // work is a worker.
 func (q *queue) work() {
 	defer q.done.Done()
+	select {
+	case <-q.begin:
+	case <-q.ctx.Done():
+		return
+	}
 	for {
 		q.turn <- struct{}{} // so that quota goes to requests in their order
 		r := q.next()
@@ -371,6 +409,9 @@ func (q *queue) take(r *request) bool {
 	if q.quota == nil {
 		return true
 	}
+	q.mu.Lock()
+	quotas := q.quotas
+	q.mu.Unlock()
 	ok, until, window, err := q.quota.Take()
 	if ok {
 		q.remaining()
@@ -379,10 +420,10 @@ func (q *queue) take(r *request) bool {
 	defer q.mu.Unlock()
 	now := q.now()
 	if ok {
-		if q.spentWindow != "" && q.spentWindow != quota.Minute && !now.Before(q.spentUntil) {
+		if q.saidWindow != "" && !now.Before(q.spentUntil) {
 			q.log.Info("look-ups go on: there is quota again", "source", q.source.Name())
+			q.saidWindow = ""
 		}
-		q.spentWindow = ""
 		return true
 	}
 	if q.closed {
@@ -403,6 +444,10 @@ func (q *queue) take(r *request) bool {
 		until = now.Add(time.Second) // a quota that cannot say when must not be asked in a loop
 	}
 	q.back(r)
+	if quotas != q.quotas { // what it said is no longer so
+		q.cond.Signal()
+		return false
+	}
 	q.spend(window, until)
 	return false
 }
@@ -419,10 +464,12 @@ func (q *queue) spend(window string, until time.Time) {
 		q.cond.Signal()
 		return
 	}
-	if window != quota.Minute && (window != q.spentWindow || q.now().After(q.spentUntil)) {
+	// Minutes and hours come and go all the time.
+	if (window == quota.Day || window == quota.Month) && (window != q.saidWindow || !until.Equal(q.saidUntil)) {
 		q.log.Warn("look-ups pause: the quota is used up", "source", q.source.Name(), "window", window, "until", until.UTC().Format(time.RFC3339))
+		q.saidWindow, q.saidUntil = window, until
 	}
-	q.spentUntil, q.spentWindow = until, window
+	q.spentUntil = until
 	q.worse()
 	q.cond.Signal() // so that some worker sets the alarm
 }

@@ -99,7 +99,6 @@ type Quota struct {
 	limits  Limits     // guarded by mu
 	account account    // guarded by mu
 	block   int64      // guarded by mu; most requests put on disk ahead of their use
-	held    time.Time  // guarded by mu; nothing before
 	spentAt time.Time  // guarded by mu; when the source last said that a window is used up
 }
 
@@ -249,14 +248,6 @@ func (q *Quota) Take() (ok bool, until time.Time, window string, err error) {
 	return false, time.Time{}, "", errors.New("quota: the clock changed the day at every attempt to save")
 }
 
-// Hold grants nothing before until, or the next SetLimits: for a start that waits
-// for what the account allows.
-func (q *Quota) Hold(until time.Time) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.held = until
-}
-
 // SetLimits changes what this program may request and tells what the source said
 // of the key. Both hold from now on: no window gets more than its limit of our
 // requests, nor more than the account allows of all. Of the account's requests
@@ -278,7 +269,7 @@ func (q *Quota) SetLimits(limits Limits, a Account) error {
 	}
 	t := q.now()
 	q.roll(t)
-	q.limits, q.held = limits, time.Time{}
+	q.limits = limits
 	s := &q.st
 	recent := s.minute.n
 	of := func(u Usage, own int64) ceiling {
@@ -450,7 +441,6 @@ func (q *Quota) blocked(t time.Time) (until time.Time, window string) {
 			until, window = at, name
 		}
 	}
-	latest(Minute, q.held)
 	latest(Minute, q.st.minuteSpent)
 	latest(Day, q.st.day.spent)
 	latest(Month, q.st.month.spent)
@@ -498,7 +488,6 @@ func (q *Quota) roll(t time.Time) {
 	if !t.Before(q.account.hourUntil) {
 		q.account.hour.others = 0
 	}
-	q.held = atMost(q.held, t.Add(time.Minute))
 	s.minuteSpent = atMost(s.minuteSpent, t.Add(time.Hour))
 	s.day.spent = atMost(s.day.spent, startOfDay(s.day.period+1))
 	s.month.spent = atMost(s.month.spent, startOfMonth(s.month.period+1))

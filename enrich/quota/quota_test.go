@@ -101,22 +101,6 @@ func TestHourSlides(t *testing.T) {
 	require.NoError(t, q.Close())
 }
 
-func TestHold(t *testing.T) {
-	c := &clock{t: noon}
-	q := mustOpen(t, filepath.Join(t.TempDir(), "q"), Limits{Day: 2}, c)
-	defer q.Close()
-	q.Hold(noon.Add(time.Second))
-	until, window := take(t, q, false)
-	assert.Equal(t, Minute, window)
-	assert.True(t, until.Equal(noon.Add(time.Second)), until)
-	assert.Equal(t, map[string]int{Day: 2}, q.Left())
-	require.NoError(t, q.SetLimits(Limits{Day: 2}, Account{}))
-	take(t, q, true)
-	q.Hold(noon.Add(time.Second))
-	c.add(time.Second)
-	take(t, q, true)
-}
-
 func TestAccount(t *testing.T) {
 	c := &clock{t: noon}
 	path := filepath.Join(t.TempDir(), "q")

@@ -31,7 +31,7 @@ type Set struct {
 	CacheEntries      prometheus.Gauge
 	VTRequests        *prometheus.CounterVec // code: HTTP status, or "error" where none came
 	VTRequestDuration prometheus.Histogram
-	VTQuotaRemaining  *prometheus.GaugeVec // window: minute, day, month
+	VTQuotaRemaining  *prometheus.GaugeVec // window: minute, hour, day, month
 	VTQueueLength     prometheus.Gauge
 
 	// output

@@ -51,7 +51,7 @@ func TestAccountCounts(t *testing.T) {
 	c.s.Use(7)
 	now = now.Add(24 * time.Hour)
 	ask("Monthly quota exceeded")
-	assert.Equal(t, 4, c.s.Stats().Accounts)
+	assert.Equal(t, 3, c.s.Stats().Accounts)
 	assert.Equal(t, 4, c.s.Stats().Total)
 	for _, bad := range []string{"", "x", "-1"} {
 		code, _ = c.do(http.MethodPost, "/_standin/use?requests="+bad, "k", "")
