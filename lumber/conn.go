@@ -61,16 +61,17 @@ type conn struct {
 	// The reader's.
 	began    bool // the first byte has come
 	head     [headerSize]byte
-	held     int  // bytes of head that have come
-	rig      *rig // nil while idle
-	r, w     int  // rig.buf[r:w] has come and was not read
+	held     int    // bytes of head that have come
+	rig      *rig   // nil between windows
+	wire     []byte // what comes from the socket at once: frame headers, plain frames; nil while idle
+	r, w     int    // wire[r:w] has come and was not read
 	window   *window
 	share    *share
 	in, out  frames // out: where events of v1 are put together
 	events   []event.Event
-	bytes    int64 // charged to the batch's size
-	rate     rate
-	deadline bool // one is set for reading
+	bytes    int64         // charged to the batch's size
+	behind   time.Duration // Config.MinRate, in this window
+	deadline bool          // one is set for reading
 
 	places chan struct{} // taken by windows from W to ack
 	slots  chan struct{} // taken by batches downstream
@@ -138,6 +139,10 @@ func (c *conn) readAll() (err error) {
 			if c.rig != nil {
 				c.rig = nil
 				c.s.budget.release(rigCharge)
+			}
+			if c.wire != nil {
+				c.wire = nil
+				c.s.budget.release(wireBuffer)
 			}
 			c.in, c.out, c.events = frames{}, frames{}, nil
 			err = errStopped
@@ -273,23 +278,23 @@ func (c *conn) header() (header, error) {
 	return parseHeader(c.head[:]), nil
 }
 
-// Read reads what the client sent next, through the rig's buffer where there is
+// Read reads what the client sent next, through the wire's buffer where there is
 // one. Its errors are final.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.rig == nil {
+	if c.wire == nil {
 		return c.receive(p)
 	}
 	if c.r == c.w {
-		if len(p) >= len(c.rig.buf) {
+		if len(p) >= len(c.wire) {
 			return c.receive(p)
 		}
-		n, err := c.receive(c.rig.buf)
+		n, err := c.receive(c.wire)
 		if err != nil {
 			return 0, err
 		}
 		c.r, c.w = 0, n
 	}
-	n := copy(p, c.rig.buf[c.r:c.w])
+	n := copy(p, c.wire[c.r:c.w])
 	c.r += n
 	return n, nil
 }
@@ -313,14 +318,14 @@ func (c *conn) receive(p []byte) (int, error) {
 		}
 		if c.window != nil {
 			// Woken now and then to see whether others wait for its memory.
-			if next := last.Add(c.s.cfg.RateWindow / 4); next.Before(until) {
+			if next := last.Add(c.s.cfg.MaxBehind / 4); next.Before(until) {
 				until = next
 			}
 		}
 		pressed := c.s.budget.pressed.Load()
 		n, err := c.once(p, until)
 		now := time.Now()
-		if c.window != nil && c.rate.slow(pressed && c.s.budget.pressed.Load(), now.Sub(last), n, &c.s.cfg) {
+		if c.window != nil && c.slow(pressed && c.s.budget.pressed.Load(), now.Sub(last), n) {
 			return 0, violation(reasonSlow, "the client sends less than %d bytes a second while others wait for the memory that it holds", c.s.cfg.MinRate)
 		}
 		last = now
@@ -384,25 +389,16 @@ type goneError struct{ cause error }
 func (e *goneError) Error() string { return e.cause.Error() }
 func (e *goneError) Unwrap() error { return e.cause }
 
-// rate measures how fast a client sends while others wait for memory.
-type rate struct {
-	spent time.Duration
-	got   int64
-}
-
-func (r *rate) slow(pressed bool, d time.Duration, n int, cfg *Config) bool {
+// slow reports whether a read that took so long and brought n bytes leaves the
+// client too far behind Config.MinRate. Only while others wait for memory does
+// it fall behind.
+func (c *conn) slow(pressed bool, took time.Duration, n int) bool {
 	if !pressed {
-		*r = rate{}
+		c.behind = 0
 		return false
 	}
-	r.spent += d
-	r.got += int64(n)
-	if r.spent < cfg.RateWindow {
-		return false
-	}
-	slow := float64(r.got) < float64(cfg.MinRate)*r.spent.Seconds()
-	*r = rate{}
-	return slow
+	c.behind = max(0, c.behind+took-time.Duration(n)*time.Second/time.Duration(c.s.cfg.MinRate))
+	return c.behind >= c.s.cfg.MaxBehind
 }
 
 // turn waits until one more batch of this connection may go down.
@@ -496,9 +492,7 @@ func (s *Server) panicked(where, remote string, p any) {
 // finish sees the windows through that were read, and closes the connection.
 func (c *conn) finish(err error) {
 	c.rest()
-	if c.rig != nil {
-		c.freeRig()
-	}
+	c.freeWire()
 	stopped := c.reading.Err() != nil || errors.Is(err, errStopped)
 	c.stop()
 	c.complain(err)

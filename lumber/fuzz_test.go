@@ -110,7 +110,7 @@ func FuzzFrames(f *testing.F) {
 		if n := h.bytes.Load(); n > int64(len(sent))*1032*6 {
 			t.Fatalf("%d bytes of events from %d sent", n, len(sent))
 		}
-		if highest > memory+rigCharge+4*bigChunk {
+		if highest > memory+wireBuffer+rigCharge+4*bigChunk {
 			t.Fatalf("%d bytes in use", highest)
 		}
 		if s.budget.inUse != 0 || len(s.budget.open) != 0 {

@@ -223,6 +223,27 @@ func value(t testing.TB, c prometheus.Collector) float64 {
 	return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 }
 
+// pipe is a server with one connection that has no kernel in between: what is
+// written stays with its writer until it is read, and time may be a bubble's.
+func pipe(t *testing.T, cfg Config, h Handler) (*Server, *peer) {
+	t.Helper()
+	s, err := NewServer(cfg, h)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		assert.NoError(t, s.Shutdown(context.Background()))
+		assert.Zero(t, s.budget.inUse, "budget left behind")
+	})
+	return s, s.join(t)
+}
+
+// join adds a connection to a server of pipes.
+func (s *Server) join(t *testing.T) *peer {
+	client, server := net.Pipe()
+	t.Cleanup(func() { _ = client.Close() })
+	s.admit(server)
+	return &peer{t, client}
+}
+
 // peer is a client that sends what it is told to.
 type peer struct {
 	t    testing.TB

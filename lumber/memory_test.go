@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -51,7 +52,7 @@ func TestAnnouncedIsNotAllocated(t *testing.T) {
 				p.closed()
 			}
 			assert.Less(t, allocated()-before, uint64(4<<20))
-			assert.LessOrEqual(t, highest.Load(), int64(4*(rigCharge+smallChunk+2*bigChunk)))
+			assert.LessOrEqual(t, highest.Load(), int64(4*(wireBuffer+rigCharge+smallChunk+2*bigChunk)))
 		})
 	}
 }
@@ -143,7 +144,7 @@ func TestFullBudgetStillFlows(t *testing.T) {
 	all.Wait()
 	assert.Len(t, h.all(), 8*3*500)
 	// One batch over the budget, the rig that reads it and the chunk it grows from.
-	assert.LessOrEqual(t, highest.Load(), int64(1<<20+512<<10+900<<10+rigCharge+bigChunk))
+	assert.LessOrEqual(t, highest.Load(), int64(1<<20+512<<10+900<<10+wireBuffer+rigCharge+bigChunk))
 }
 
 // Who holds memory that others wait for must send; others never notice more
@@ -151,7 +152,7 @@ func TestFullBudgetStillFlows(t *testing.T) {
 func TestSlowClientUnderPressure(t *testing.T) {
 	h := &store{t: t}
 	// Room for one window at a time.
-	s := start(t, Config{Memory: 128 << 10, MaxEvent: 64 << 10, RateWindow: 100 * time.Millisecond}, h)
+	s := start(t, Config{Memory: 128 << 10, MaxEvent: 64 << 10, MaxBehind: 100 * time.Millisecond}, h)
 	slow := s.dial()
 	slow.send(three[:20])
 	require.Eventually(t, func() bool { return !s.Stats().Oldest.IsZero() }, patience, time.Millisecond)
@@ -176,7 +177,7 @@ func TestWaitingForBudgetIsNoFault(t *testing.T) {
 		})
 		return nil
 	}}
-	s := start(t, Config{Memory: 1 << 20, MaxEvent: 64 << 10, NoProgress: 50 * time.Millisecond, RateWindow: 20 * time.Millisecond}, h)
+	s := start(t, Config{Memory: 1 << 20, MaxEvent: 64 << 10, NoProgress: 50 * time.Millisecond, MaxBehind: 20 * time.Millisecond}, h)
 	first, second := s.dial(), s.dial()
 	first.send(three)
 	<-entered
@@ -219,4 +220,87 @@ func TestAllocations(t *testing.T) {
 		p.acks('2', 5)
 	})
 	assert.Less(t, per, 100.0, "for a window of 2,000 events")
+}
+
+// pressure fills the budget, so that all but the oldest share wait.
+func (s *Server) pressure() (end func()) {
+	share := s.budget.window(time.Now())
+	s.budget.mu.Lock()
+	s.budget.grant(share, s.budget.total, false)
+	s.budget.mu.Unlock()
+	return share.close
+}
+
+// Who holds memory that others wait for has to send; by a bubble's clock.
+func TestDeliveryRate(t *testing.T) {
+	begin := join(windowFrame('2', 1), jsonHeader(1, 12<<20))
+	for _, tt := range []struct {
+		name    string
+		piece   int           // bytes
+		every   time.Duration // piece
+		pieces  int
+		waiting bool // others
+		closed  bool
+	}{
+		{"a byte now and then, and nobody waits", 1, 20 * time.Second, 100, false, false},
+		{"64 KiB a second", 64 << 10, time.Second, 60, true, false},
+		{"in bursts of more than that", 330 << 10, 4 * time.Second, 30, true, false},
+		{"a little less", 62 << 10, time.Second, 200, true, true},
+		{"half of it", 32 << 10, time.Second, 200, true, true},
+		{"a byte a second", 1, time.Second, 60, true, true},
+		{"nothing", 0, time.Second, 10, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, p := pipe(t, Config{}, discard{})
+				p.send(begin)
+				synctest.Wait()
+				if tt.waiting {
+					defer s.pressure()()
+					s.join(t).send(three[:6])
+				}
+				synctest.Wait()
+				require.Equal(t, tt.waiting, s.budget.pressed.Load())
+				open := s.Stats().Connections
+				for range tt.pieces {
+					if _, err := p.conn.Write(make([]byte, tt.piece)); err != nil {
+						break
+					}
+					<-time.After(tt.every)
+				}
+				slow := value(t, s.metrics.ProtocolErrors.WithLabelValues(reasonSlow))
+				if !tt.closed {
+					assert.Zero(t, slow)
+					assert.Equal(t, open, s.Stats().Connections)
+					return
+				}
+				assert.Equal(t, 1.0, slow)
+				assert.Equal(t, 1, s.Stats().Connections, "who waits is not slow")
+			})
+		})
+	}
+}
+
+// What a client sent while the server did not read is its own affair: however
+// long that took, and though others waited for memory all the time.
+func TestTimeOfTheServerIsNoFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		h := &store{t: t, before: func(context.Context, *event.Batch) error { <-gate; return nil }}
+		s, p := pipe(t, Config{BatchBytes: 8 << 10, ReadAhead: 1}, h)
+		var frames [][]byte
+		for i := range 100 {
+			frames = append(frames, jsonFrame(uint32(i+1), strings.Repeat("x", 1000)))
+		}
+		go p.offer(windowFrame('2', 100), join(frames...))
+		synctest.Wait() // its first batch is downstream, its second waits for the first
+		defer s.pressure()()
+		other := s.join(t)
+		other.send(three[:6])
+		<-time.After(9 * time.Minute)
+		require.True(t, s.budget.pressed.Load())
+		close(gate)
+		p.acks('2', 100)
+		assert.Zero(t, value(t, s.metrics.ProtocolErrors.WithLabelValues(reasonSlow)))
+	})
 }

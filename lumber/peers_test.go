@@ -156,7 +156,7 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("in pieces, under the eyes of the clock", func(t *testing.T) {
 		// Reads are woken by the measuring of rates in the middle of records.
-		s := start(t, Config{TLS: server, RateWindow: 4 * time.Millisecond}, &store{t: t})
+		s := start(t, Config{TLS: server, MaxBehind: 4 * time.Millisecond}, &store{t: t})
 		p := s.dialTLS(plain())
 		for _, b := range three {
 			p.send([]byte{b})

@@ -20,18 +20,18 @@ const (
 	keptSmall  = 128
 	keptBig    = 160
 	keptRigs   = 32
+	keptWires  = 32
 	keptEvents = 512 << 10 // bytes, per size
 
 	eventSize = int64(unsafe.Sizeof(event.Event{}))
 	// oversizeSize is charged for each event.Oversize, its hash state included.
 	oversizeSize = 256
-	// rigCharge is a rig: two buffers, the inflater's history (32 KiB) and tables.
-	rigCharge = 2*wireBuffer + 48<<10
+	// rigCharge is a rig: a buffer, the inflater's history (32 KiB) and tables.
+	rigCharge = wireBuffer + 48<<10
 )
 
-// rig is what a connection needs to read a window; idle connections have none.
+// rig is what inflates the compressed frames of a window.
 type rig struct {
-	buf    []byte // bytes from the socket: frame headers, plain frames
 	frame  *bufio.Reader
 	limit  limited    // the compressed frame under frame
 	stream zlibReader // over frame
@@ -42,6 +42,7 @@ type pool struct {
 	small  [][]byte
 	big    [][]byte
 	rigs   []*rig
+	wires  [][]byte
 	events [9][][]event.Event // capacities 64 << i
 }
 
@@ -92,7 +93,7 @@ func (p *pool) rig() *rig {
 	r, ok := pop(&p.rigs)
 	p.mu.Unlock()
 	if !ok {
-		r = &rig{buf: make([]byte, wireBuffer), frame: bufio.NewReaderSize(nil, wireBuffer)}
+		r = &rig{frame: bufio.NewReaderSize(nil, wireBuffer)}
 	}
 	return r
 }
@@ -103,6 +104,25 @@ func (p *pool) freeRig(r *rig) {
 	defer p.mu.Unlock()
 	if len(p.rigs) < keptRigs {
 		p.rigs = append(p.rigs, r)
+	}
+}
+
+// wire returns a buffer for what comes from a socket.
+func (p *pool) wire() []byte {
+	p.mu.Lock()
+	b, ok := pop(&p.wires)
+	p.mu.Unlock()
+	if !ok {
+		b = make([]byte, wireBuffer)
+	}
+	return b
+}
+
+func (p *pool) freeWire(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.wires) < keptWires {
+		p.wires = append(p.wires, b)
 	}
 }
 

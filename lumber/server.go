@@ -57,7 +57,7 @@ type Config struct {
 	AckWrite   time.Duration // for one write of acks to a client that does not read; 0: 2 min
 	Linger     time.Duration // between FIN and close; 0: 1 s
 	MinRate    int64         // bytes a second from clients that hold memory others wait for; 0: 64 KiB
-	RateWindow time.Duration // over which that is measured; 0: 5 s
+	MaxBehind  time.Duration // that these may be behind that rate; 0: 5 s
 	BatchBytes int64         // size of a batch; 0: 8 MiB
 	ReadAhead  int           // windows of one connection between W and ack; 0: 4
 	Handlers   int           // concurrent Handle calls of the server; 0: 128
@@ -76,7 +76,7 @@ func (c *Config) complete() error {
 	c.AckWrite = or(c.AckWrite, 2*time.Minute)
 	c.Linger = or(c.Linger, time.Second)
 	c.MinRate = or(c.MinRate, 64<<10)
-	c.RateWindow = or(c.RateWindow, 5*time.Second)
+	c.MaxBehind = or(c.MaxBehind, 5*time.Second)
 	c.BatchBytes = or(c.BatchBytes, 8<<20)
 	c.ReadAhead = or(c.ReadAhead, 4)
 	c.Handlers = or(c.Handlers, 128)
@@ -100,7 +100,7 @@ func (c *Config) complete() error {
 	refuse(c.Keepalive > 10*time.Second, "Keepalive is %v: over 10s", c.Keepalive)
 	for _, v := range []int64{
 		int64(c.MaxWindow), c.MaxWindowBytes, int64(c.Keepalive), int64(c.Handshake), int64(c.FirstByte), int64(c.NoProgress),
-		int64(c.Stalled), int64(c.AckWrite), int64(c.Linger), c.MinRate, int64(c.RateWindow), c.BatchBytes, int64(c.ReadAhead), int64(c.Handlers),
+		int64(c.Stalled), int64(c.AckWrite), int64(c.Linger), c.MinRate, int64(c.MaxBehind), c.BatchBytes, int64(c.ReadAhead), int64(c.Handlers),
 	} {
 		refuse(v < 0, "%d: less than 0", v)
 	}

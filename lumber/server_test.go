@@ -613,6 +613,25 @@ func TestNeverReadsAcks(t *testing.T) {
 	other.acks('2', 3)
 }
 
+// While it is waited for, it holds a buffer of what it has sent and nothing else.
+func TestNeverReadsAcksHoldsLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, client := pipe(t, Config{}, discard{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = client.conn.Write(bytes.Repeat(three, 10_000))
+		}()
+		synctest.Wait()
+		assert.Equal(t, s.cfg.ReadAhead, s.Stats().Windows, "it reads ahead as far as it may")
+		assert.LessOrEqual(t, s.budget.inUse, int64(wireBuffer))
+		<-time.After(s.cfg.AckWrite)
+		<-ended
+		synctest.Wait()
+		assert.Zero(t, s.Stats().Connections)
+	})
+}
+
 // The same window twice at once: both are handled, both acknowledged.
 func TestSameWindowTwice(t *testing.T) {
 	h := &store{t: t}

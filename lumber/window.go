@@ -125,15 +125,20 @@ func (c *conn) stray(h header) error {
 // begin takes what reading a window needs.
 func (c *conn) begin(w *window) error {
 	c.window = w
-	c.rate = rate{}
+	c.behind = 0
 	c.share = c.s.budget.window(time.Now())
-	if c.rig == nil {
-		if err := c.share.reserve(c.reading, rigCharge); err != nil {
-			c.rest()
-			return errStopped
-		}
-		c.share.move(nil, rigCharge)
-		c.rig = c.s.pool.rig()
+	need := int64(rigCharge)
+	if c.wire == nil {
+		need += wireBuffer
+	}
+	if err := c.share.reserve(c.reading, need); err != nil {
+		c.rest()
+		return errStopped
+	}
+	c.share.move(nil, need)
+	c.rig = c.s.pool.rig()
+	if c.wire == nil {
+		c.wire = c.s.pool.wire()
 	}
 	c.in = frames{pool: &c.s.pool, ctx: c.reading, share: c.share}
 	c.out = c.in
@@ -141,7 +146,8 @@ func (c *conn) begin(w *window) error {
 }
 
 // rest gives back what was taken for the window that was read, as far as it was
-// not handed down; the rig only if the next window has not begun to arrive.
+// not handed down; the wire's buffer only if the next window has not begun to
+// arrive.
 func (c *conn) rest() {
 	c.window = nil
 	if c.share != nil {
@@ -155,17 +161,25 @@ func (c *conn) rest() {
 		c.events = nil
 	}
 	c.bytes = 0
-	if c.rig != nil && c.w-c.r < headerSize && c.held == 0 {
-		c.held = copy(c.head[:], c.rig.buf[c.r:c.w])
-		c.freeRig()
+	if c.rig != nil {
+		c.s.pool.freeRig(c.rig)
+		c.rig = nil
+		c.s.budget.release(rigCharge)
+	}
+	if c.wire != nil && c.w-c.r < headerSize && c.held == 0 {
+		c.held = copy(c.head[:], c.wire[c.r:c.w])
+		c.freeWire()
 	}
 }
 
-func (c *conn) freeRig() {
+func (c *conn) freeWire() {
+	if c.wire == nil {
+		return
+	}
 	c.r, c.w = 0, 0
-	c.s.pool.freeRig(c.rig)
-	c.rig = nil
-	c.s.budget.release(rigCharge)
+	c.s.pool.freeWire(c.wire)
+	c.wire = nil
+	c.s.budget.release(wireBuffer)
 }
 
 // inWindow judges a frame's version and type.
