@@ -292,6 +292,7 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 			EnginesIgnore:  rules.EnginesIgnore,
 			MaxAnalysisAge: enrich.PerType[time.Duration](rules.MaxAnalysisAge),
 		},
+		ECS:  enrich.ECS(cfg.ECS),
 		Wait: cfg.VT.Wait,
 		TTL:  cfg.Cache.TTL, TTLMalicious: cfg.Cache.TTLMalicious, TTLNotFound: cfg.Cache.TTLNotFound,
 		Off: !cfg.VT.Enabled, NoSource: noSource,

@@ -27,6 +27,7 @@ type Config struct {
 	Fields          []string // texts of fields; what they mean is the enrichment's affair. Empty: nothing is looked up
 	FieldsMaxValues int      // at least 1
 	Details         string   // document.details: "hits", "all", "none"
+	ECS             ECS
 	ID              ID
 	Skip            Skip
 	VT              VT
@@ -68,6 +69,13 @@ type Listener struct {
 	// same; settings makes of that moment's content what TLS was made of the first,
 	// with the same errors and warnings. Nil where TLS is nil.
 	ReadTLS func() (sum [sha256.Size]byte, settings func() (*tls.Config, []string, error))
+}
+
+// ECS is what hits add to their events beside arcanna.ioc.
+type ECS struct {
+	Threat      bool
+	Related     bool
+	MatchedType string // never empty
 }
 
 // ID is how events are identified.

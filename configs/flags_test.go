@@ -73,7 +73,7 @@ func TestFlagValues(t *testing.T) {
 }
 
 func TestUnknownFlagsAreAllReported(t *testing.T) {
-	values, unknown, ran := parse(t, "--input.adress", "127.0.0.1:1", "--what", "serve", "--vt.enbled", "--cache.ttl=0", "--ecs.threat", "true", "--output.elasticsearch.foo=x", "--vt.wait", "1s")
+	values, unknown, ran := parse(t, "--input.adress", "127.0.0.1:1", "--what", "serve", "--vt.enbled", "--cache.ttl=0", "--late.enabled", "true", "--output.elasticsearch.foo=x", "--vt.wait", "1s")
 	assert.Equal(t, "serve", ran)
 	_, err := configs.Load(configs.Input{Flags: append(values, unknown...)})
 	require.Error(t, err)
@@ -82,7 +82,7 @@ func TestUnknownFlagsAreAllReported(t *testing.T) {
 		"--what (flag): is not known: take it out, or see vtsidecar serve --help",
 		"--vt.enbled (flag): is not known: did you mean --vt.enabled?",
 		`cache.ttl (flag): "0" is too short: use a duration above 0, at least 1ms`,
-		"ecs.threat (flag): is not in this version: take it out",
+		"late.enabled (flag): is not in this version: take it out",
 		"output.elasticsearch.foo (flag): is not in this version: take it out",
 	}, strings.Split(err.Error(), "\n"))
 	assert.Error(t, configs.CheckNames(unknown))
@@ -117,7 +117,7 @@ func TestHelpShowsEverySetting(t *testing.T) {
 			assert.Contains(t, text, "default: "+s.Default+")", s.Name)
 		}
 	}
-	assert.NotContains(t, text, "ecs.threat")
+	assert.NotContains(t, text, "late.window")
 	assert.NotContains(t, text, "`")
 	assert.Contains(t, help("serve", "--help"), "--vt.wait")
 	assert.NotContains(t, help("send", "--help"), "--vt.wait")

@@ -22,7 +22,7 @@ func TestHelp(t *testing.T) {
 		assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, line)
 	}
 	assert.NotContains(t, help, "`")
-	assert.NotContains(t, help, "ecs.threat", "planned settings are not offered")
+	assert.NotContains(t, help, "late.window", "planned settings are not offered")
 
 	assert.Equal(t, "  --vt.enabled\n      whether VirusTotal is asked at all (default: true)\n"+
 		"  --vt.wait VALUE\n      longest that a batch waits for answers that are on their way (default: 2s)\n",

@@ -84,6 +84,7 @@ func TestDefaultsAreTheContract(t *testing.T) {
 	assert.Equal(t, "winlog.event_data.Hashes:hash@high=sysmon.hash", c.Fields[3])
 	assert.Equal(t, 64, c.FieldsMaxValues)
 	assert.Equal(t, "hits", c.Details)
+	assert.Equal(t, configs.ECS{Threat: true, Related: true, MatchedType: "indicator_match_rule"}, c.ECS)
 	assert.Equal(t, configs.ID{Metadata: true}, c.ID)
 	assert.Equal(t, configs.Skip{}, c.Skip)
 	assert.True(t, c.VT.Enabled)
@@ -293,10 +294,10 @@ log:
 whatever: {deep: {deeper: 1}}
 `
 	lines := mistakes(t, sources(
-		[]string{"ecs.threat=true", "vt.wiat=1s", "fields_max_values=none"},
+		[]string{"late.enabled=true", "vt.wiat=1s", "fields_max_values=none"},
 		[]string{"VTSIDECAR_VT_BYPASS=true", "VTSIDECAR_INPUT_ADRESS=x", "VTSIDECAR_SKIP_FILE=/nowhere", "VTSIDECAR_OTI_FEEDS=a"}, yaml, nil))
 	assert.ElementsMatch(t, []string{
-		`ecs.threat (flag): is not in this version: take it out`,
+		`late.enabled (flag): is not in this version: take it out`,
 		`--vt.wiat (flag): is not known: did you mean --vt.wait?`,
 		`fields_max_values (flag): "none" is no whole number`,
 		`VTSIDECAR_VT_BYPASS (environment): is not in this version: take it out`,

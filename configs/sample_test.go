@@ -115,7 +115,7 @@ func normal(s string) string { return strings.ReplaceAll(s, " ", "") }
 // settingsOnly is a copy without where things came from.
 func settingsOnly(c *configs.Config) configs.Config {
 	return configs.Config{
-		DataDir: c.DataDir, Input: c.Input, Fields: c.Fields, FieldsMaxValues: c.FieldsMaxValues, Details: c.Details, ID: c.ID, Skip: c.Skip,
+		DataDir: c.DataDir, Input: c.Input, Fields: c.Fields, FieldsMaxValues: c.FieldsMaxValues, Details: c.Details, ECS: c.ECS, ID: c.ID, Skip: c.Skip,
 		VT: c.VT, Cache: c.Cache, OutputFile: c.OutputFile, DeadLetterBytes: c.DeadLetterBytes, AdminAddress: c.AdminAddress,
 		LogLevel: c.LogLevel, LogFormat: c.LogFormat, ShutdownTimeout: c.ShutdownTimeout,
 	}

@@ -72,6 +72,12 @@ var table = []setting{
 		parser: intOf(func(c *Config) *int { return &c.FieldsMaxValues }, 1, 100_000)},
 	{name: "document.details", def: "hits", doc: "which indicators get their detail in `arcanna.ioc.indicators`: `hits`, `all`, `none`",
 		parser: wordOf(func(c *Config) *string { return &c.Details }, "hits", "all", "none")},
+	{name: "ecs.threat", def: "true", doc: "whether hits add an element to their event's `threat.enrichments`, as Kibana shows them",
+		parser: boolOf(func(c *Config) *bool { return &c.ECS.Threat })},
+	{name: "ecs.related", def: "true", doc: "whether hits add their values to their event's `related.ip`, `.hash` and `.hosts`",
+		parser: boolOf(func(c *Config) *bool { return &c.ECS.Related })},
+	{name: "ecs.matched_type", def: "indicator_match_rule", doc: "`threat.enrichments.matched.type`; Kibana shows `indicator_match_rule` and `investigation_time` only",
+		parser: textOf(func(c *Config) *string { return &c.ECS.MatchedType }, "a word", notEmpty)},
 	{name: "id.from_content", def: "false", doc: "identify events that have neither a source position nor an `_id` by their content alone",
 		parser: boolOf(func(c *Config) *bool { return &c.ID.FromContent })},
 	{name: "id.metadata", def: "true", doc: "use `@metadata._id` where a Beat set it",
@@ -160,7 +166,6 @@ var table = []setting{
 // later are settings that are planned and do nothing yet. To accept and ignore
 // one would be a lie about what the program does.
 var later = []string{
-	"ecs.threat", "ecs.related", "ecs.matched_type",
 	"vt.bypass", "vt.limit.hour",
 	"late.enabled", "late.window", "late.max_bytes", "late.alerts",
 	"output.elasticsearch.hosts", "output.elasticsearch.index", "output.elasticsearch.allowed_indices", "output.elasticsearch.fallback_index",
@@ -174,7 +179,7 @@ var later = []string{
 }
 
 // laterSections are parts of the tree of names that are planned as a whole.
-var laterSections = []string{"ecs", "oti", "late", "cache.redis", "output.elasticsearch", "output.logstash"}
+var laterSections = []string{"oti", "late", "cache.redis", "output.elasticsearch", "output.logstash"}
 
 // isLater says whether a name is, or is below, something planned.
 func isLater(name string) bool {
