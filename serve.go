@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -268,8 +269,8 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 	if err != nil {
 		return nil, nil, err
 	}
-	minute, day, month := cfg.VT.Limits()
-	limits, err := quota.Open(filepath.Join(cfg.DataDir, "quota"), quota.Limits{Minute: minute, Day: day, Month: month}, nil)
+	own, _, _ := limits(&cfg.VT, quota.Account{})
+	counts, err := quota.Open(quotaPath(cfg), own, nil)
 	var damaged *quota.DamagedError
 	if errors.As(err, &damaged) {
 		log.Warn("the counts of requests could not be read; they begin anew", "error", damaged)
@@ -277,9 +278,18 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 		return nil, nil, fmt.Errorf("path.data: open the counts of requests: %w", err)
 	}
 
-	source, closeSource, noSource, err := openSource(cfg, m, log)
+	vt, noSource, err := openSource(cfg, m, log)
 	if err != nil {
-		return nil, nil, errors.Join(err, limits.Close())
+		return nil, nil, errors.Join(err, counts.Close())
+	}
+	closeSource := func() error { return nil }
+	var source enrich.Source // nil, not a *virustotal.Source that is nil
+	var begin chan struct{}
+	if vt != nil {
+		source, closeSource = vt, vt.Close
+		if readsAccount(&cfg.VT) {
+			begin = make(chan struct{})
+		}
 	}
 	rules := cfg.VT
 	enricher, err := enrich.New(enrich.Config{
@@ -295,50 +305,80 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 		ECS:  enrich.ECS(cfg.ECS),
 		Wait: cfg.VT.Wait,
 		TTL:  cfg.Cache.TTL, TTLMalicious: cfg.Cache.TTLMalicious, TTLNotFound: cfg.Cache.TTLNotFound,
-		Off: !cfg.VT.Enabled, NoSource: noSource,
+		Off: !cfg.VT.Enabled, NoSource: noSource, Begin: begin,
 		Log: log, Metrics: m,
-	}, parser, answers, source, limits)
+	}, parser, answers, source, counts)
 	if err != nil {
-		return nil, nil, errors.Join(err, closeSource(), limits.Close())
+		return nil, nil, errors.Join(err, closeSource(), counts.Close())
+	}
+	stopKeeper := func() {}
+	if vt != nil {
+		stopKeeper = keepLimits(cfg, vt, counts, enricher, begin, log)
 	}
 
 	snapshots := newSnapshots(cfg, answers, log)
 	return enricher, func(ctx context.Context) error {
+		stopKeeper()
 		err := errors.Join(enricher.Close(ctx), closeSource())
 		if err := snapshots.close(); err != nil {
 			// It costs quota, no event: all that was in flight may be settled all the same.
 			log.Warn("the cache could not be saved at the end", "error", err)
 		}
-		return errors.Join(err, limits.Close())
+		return errors.Join(err, counts.Close())
 	}, nil
 }
 
-// openSource makes VirusTotal a source, or says in words why there is none.
-// closeSource is never nil.
-func openSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (source enrich.Source, closeSource func() error, none string, err error) {
-	nothing := func() error { return nil }
+func quotaPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "quota") }
+
+// keepLimits holds the counts against what the account of the key says, as far
+// as the settings want that. begin, if any, is closed when that is known for the
+// first time, or has been waited for.
+func keepLimits(cfg *configs.Config, source *virustotal.Source, counts *quota.Quota, enricher *enrich.Enricher, begin chan struct{}, log *slog.Logger) (stop func()) {
+	k := &keeper{vt: &cfg.VT, read: source.Account, log: log}
+	if begin == nil {
+		k.apply = func(quota.Limits, quota.Account) error { return nil } // they are in force
+		k.learned(quota.Account{}, "")
+		return func() {}
+	}
+	open := sync.OnceFunc(func() {
+		close(begin)
+		enricher.QuotaChanged()
+	})
+	k.apply = func(l quota.Limits, a quota.Account) error {
+		defer enricher.QuotaChanged()
+		defer open()
+		return counts.SetLimits(l, a)
+	}
+	timer := time.AfterFunc(accountWait, open)
+	stopReading := k.start()
+	return func() {
+		stopReading()
+		timer.Stop()
+	}
+}
+
+// openSource makes VirusTotal a source, or says in words why there is none; then
+// the source is nil.
+func openSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (source *virustotal.Source, none string, err error) {
 	switch {
 	case !cfg.VT.Enabled:
-		return nil, nothing, "vt.enabled is false", nil
+		return nil, "vt.enabled is false", nil
 	case cfg.VT.APIKey == "":
-		return nil, nothing, "there is no API key: set vt.api_key_file, vt.api_key or VT_API_KEY", nil
+		return nil, "there is no API key: set vt.api_key_file, vt.api_key or VT_API_KEY", nil
 	}
 	v, _, _ := build()
 	var proxy string
 	if cfg.VT.Proxy.URL != nil {
 		proxy = cfg.VT.Proxy.URL.String()
 	}
-	s, err := virustotal.New(virustotal.Config{
+	source, err = virustotal.New(virustotal.Config{
 		APIKey: cfg.VT.APIKey, URL: cfg.VT.URL.String(), ProxyURL: proxy, Direct: cfg.VT.Proxy.Direct,
 		Timeout: cfg.VT.Timeout, UserAgent: "vtsidecar/" + v, Log: log, Metrics: m,
 	})
 	if err != nil {
-		return nil, nothing, "", usageError{err}
+		return nil, "", usageError{err}
 	}
-	if cfg.VT.Day == configs.LimitAuto {
-		log.Info("VirusTotal's public limits are kept; a public key must not be used in commercial products, services or business workflows")
-	}
-	return s, s.Close, "", nil
+	return source, "", nil
 }
 
 func snapshotPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "cache.snapshot") }

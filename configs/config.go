@@ -103,6 +103,7 @@ type VT struct {
 	Timeout        time.Duration // above 0
 	Wait           time.Duration // 0: a batch waits for no answer
 	Minute         Limit
+	Hour           Limit
 	Day            Limit
 	Month          Limit
 	Types          []string // "hash", "url", "domain", "ip"; never empty
@@ -120,26 +121,12 @@ type Proxy struct {
 	URL    *url.URL // may hold a password. nil and not Direct: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say
 }
 
-// Limit is a number of requests. LimitAuto stands for what a public key has;
-// 0 is unlimited.
+// Limit is a number of requests. LimitAuto stands for what the account allows,
+// or a public key where that cannot be read; 0 is unlimited.
 type Limit int
 
 // LimitAuto is `auto`.
 const LimitAuto Limit = -1
-
-// Or is the limit, with auto replaced.
-func (l Limit) Or(auto int) int {
-	if l == LimitAuto {
-		return auto
-	}
-	return int(l)
-}
-
-// Limits are the requests of a minute, a day and a month, with `auto` replaced
-// by what VirusTotal grants a public key. 0 is unlimited.
-func (v *VT) Limits() (minute, day, month int) {
-	return v.Minute.Or(4), v.Day.Or(500), v.Month.Or(15500)
-}
 
 // PerType has one value for each type of indicator.
 type PerType[T any] struct{ IP, Domain, URL, Hash T }

@@ -93,8 +93,8 @@ func TestDefaultsAreTheContract(t *testing.T) {
 	assert.Equal(t, configs.Proxy{}, c.VT.Proxy)
 	assert.Equal(t, 10*time.Second, c.VT.Timeout)
 	assert.Equal(t, 2*time.Second, c.VT.Wait)
-	minute, day, month := c.VT.Limits()
-	assert.Equal(t, []int{4, 500, 15500}, []int{minute, day, month})
+	auto := configs.LimitAuto
+	assert.Equal(t, []configs.Limit{auto, auto, auto, auto}, []configs.Limit{c.VT.Minute, c.VT.Hour, c.VT.Day, c.VT.Month})
 	assert.Equal(t, []string{"hash", "url", "domain", "ip"}, c.VT.Types)
 	assert.Equal(t, "strip_query", c.VT.URLParts)
 	assert.Equal(t, configs.PerType[int]{IP: 5, Domain: 5, URL: 5, Hash: 5}, c.VT.Malicious)
@@ -339,7 +339,7 @@ func TestWrongYAML(t *testing.T) {
 		"vt: &v\n  vt: *v":           "vt.vt (vtsidecar.yml:2): is not known",
 		"api_key: x":                 "did you mean vt.api_key?",
 		"redis: x":                   "redis (vtsidecar.yml:1): is not known",
-		"vt.limit.hour: 3":           "vt.limit.hour (vtsidecar.yml:1): is not in this version",
+		"vt.bypass: true":            "vt.bypass (vtsidecar.yml:1): is not in this version",
 		"oti: ~":                     "oti (vtsidecar.yml:1): is not in this version",
 		"output.logstash.hosts: [a]": "output.logstash.hosts (vtsidecar.yml:1): is not in this version",
 	} {

@@ -106,11 +106,13 @@ var table = []setting{
 		parser: durationOf(func(c *Config) *time.Duration { return &c.VT.Timeout }, time.Millisecond, time.Hour)},
 	{name: "vt.wait", def: "2s", doc: "longest that a batch waits for answers that are on their way",
 		parser: durationOf(func(c *Config) *time.Duration { return &c.VT.Wait }, 0, time.Hour)},
-	{name: "vt.limit.minute", def: "auto", doc: "most requests in a minute; `auto`: 4; 0: unlimited",
+	{name: "vt.limit.minute", def: "auto", doc: "most requests in a minute; `auto`: a 60th of what the account allows in an hour, else 4; 0: unlimited",
 		parser: limitOf(func(c *Config) *Limit { return &c.VT.Minute })},
-	{name: "vt.limit.day", def: "auto", doc: "most requests in a day (UTC); `auto`: 500; 0: unlimited",
+	{name: "vt.limit.hour", def: "auto", doc: "most requests in an hour; `auto`: from the account, else none; 0: unlimited",
+		parser: limitOf(func(c *Config) *Limit { return &c.VT.Hour })},
+	{name: "vt.limit.day", def: "auto", doc: "most requests in a day (UTC); `auto`: from the account, else 500; 0: unlimited",
 		parser: limitOf(func(c *Config) *Limit { return &c.VT.Day })},
-	{name: "vt.limit.month", def: "auto", doc: "most requests in a month (UTC); `auto`: 15500; 0: unlimited",
+	{name: "vt.limit.month", def: "auto", doc: "most requests in a month (UTC); `auto`: from the account, else 15500; 0: unlimited",
 		parser: limitOf(func(c *Config) *Limit { return &c.VT.Month })},
 	{name: "vt.types", def: "hash, url, domain, ip", doc: "types of indicators that may leave the house",
 		parser: wordsOf(func(c *Config) *[]string { return &c.VT.Types }, "hash", "url", "domain", "ip")},
@@ -166,7 +168,7 @@ var table = []setting{
 // later are settings that are planned and do nothing yet. To accept and ignore
 // one would be a lie about what the program does.
 var later = []string{
-	"vt.bypass", "vt.limit.hour",
+	"vt.bypass",
 	"late.enabled", "late.window", "late.max_bytes", "late.alerts",
 	"output.elasticsearch.hosts", "output.elasticsearch.index", "output.elasticsearch.allowed_indices", "output.elasticsearch.fallback_index",
 	"output.elasticsearch.pipeline", "output.elasticsearch.op_type", "output.elasticsearch.username", "output.elasticsearch.password",

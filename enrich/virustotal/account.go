@@ -97,3 +97,18 @@ func parseUsage(data []byte) (tightest quota.Usage) {
 }
 
 func figure(f float64) int64 { return int64(min(max(f, 0), math.MaxInt32)) }
+
+// What a public key is granted, and under which terms.
+const (
+	PublicMinute = 4
+	PublicDay    = 500
+	PublicMonth  = 15500
+
+	PublicTerms = "a public key must not be used in commercial products, services or business workflows"
+)
+
+// IsPublic says whether an account allows no more than a public key's. Some are
+// allowed far less.
+func IsPublic(a quota.Account) bool {
+	return a.Hour.Allowed <= 60*PublicMinute && a.Day.Allowed <= PublicDay && a.Month.Allowed <= PublicMonth
+}
