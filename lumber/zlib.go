@@ -10,7 +10,7 @@ import (
 	"errors"
 	"io"
 
-	"github.com/klauspost/compress/flate"
+	"vtsidecar/lumber/inflate"
 )
 
 var (
@@ -23,7 +23,7 @@ var (
 // stream's end, and its errors are final until reset.
 type zlibReader struct {
 	in   *bufio.Reader
-	body io.ReadCloser // inflates in; nil before its first use
+	body inflate.Reader // inflates in
 	sum  uint32
 	err  error
 }
@@ -41,11 +41,9 @@ func (z *zlibReader) reset(in *bufio.Reader) error {
 		return errZlibHeader
 	case head[1]&0x20 != 0:
 		return errZlibDictionary
-	case z.body == nil:
-		z.body = flate.NewReader(in)
-		return nil
 	}
-	return z.body.(flate.Resetter).Reset(in, nil)
+	z.body.Reset(in)
+	return nil
 }
 
 // Read returns io.EOF behind the last byte, once the sum was right.
