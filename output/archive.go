@@ -227,6 +227,12 @@ func (a *archive) resume(files []closedFile) error {
 // prune deletes the oldest files beyond keep, whatever there is of each.
 func (a *archive) prune(files []closedFile) error {
 	files = slices.DeleteFunc(files, func(f closedFile) bool { return !f.plain && !f.gz })
+	if len(files) > a.keep {
+		// Those that stay must not lose their names after others have gone for them.
+		if err := a.j.fs.SyncDir(a.j.dir); err != nil {
+			return fmt.Errorf("output.file.keep: %w", err)
+		}
+	}
 	for len(files) > a.keep {
 		f := files[0]
 		files = files[1:]

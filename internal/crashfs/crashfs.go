@@ -83,6 +83,7 @@ type node struct {
 
 	// Of a file.
 	data []byte       // as it reads
+	time time.Time    // of the last change of data; a crash keeps it
 	disk []byte       // as it was stored last
 	lost map[int]bool // pages called clean that are not stored
 
@@ -158,7 +159,7 @@ func (n *node) crash(r *rand.Rand, seen map[*node]*node) *node {
 	if c := seen[n]; c != nil {
 		return c
 	}
-	c := &node{mode: n.mode, id: n.id}
+	c := &node{mode: n.mode, id: n.id, time: n.time}
 	seen[n] = c
 	if !n.mode.IsDir() {
 		c.data = n.survivor(r)
@@ -328,7 +329,7 @@ func (f *FS) Create(name string, perm fs.FileMode) (*Handle, error) {
 		if dir.entries[entry] != nil {
 			return syscall.EEXIST
 		}
-		n := &node{mode: perm, id: new(int)}
+		n := &node{mode: perm, id: new(int), time: time.Now()}
 		f.change(dir, "create", change{put: entry, node: n})
 		h = &Handle{f, n, name, "create"}
 		return nil
@@ -501,20 +502,21 @@ func (n *node) used() (sum int64) {
 }
 
 func (n *node) info(name string) fs.FileInfo {
-	return info{name: name, size: int64(len(n.data)), mode: n.mode, id: n.id}
+	return info{name: name, size: int64(len(n.data)), mode: n.mode, time: n.time, id: n.id}
 }
 
 type info struct {
 	name string
 	size int64
 	mode fs.FileMode
+	time time.Time
 	id   *int
 }
 
 func (i info) Name() string       { return i.name }
 func (i info) Size() int64        { return i.size }
 func (i info) Mode() fs.FileMode  { return i.mode }
-func (i info) ModTime() time.Time { return time.Time{} }
+func (i info) ModTime() time.Time { return i.time }
 func (i info) IsDir() bool        { return i.mode.IsDir() }
 func (i info) Sys() any           { return i.id }
 
@@ -577,6 +579,7 @@ func (h *Handle) Append(bufs [][]byte) error {
 	}
 	h.n.dirty(len(h.n.data), len(h.n.data)+len(all))
 	h.n.data = append(h.n.data, all...)
+	h.n.time = time.Now()
 	return fail
 }
 
@@ -602,6 +605,7 @@ func (h *Handle) Truncate(size int64) error {
 		h.n.data = append(h.n.data, make([]byte, size-int64(len(h.n.data)))...)
 	}
 	h.n.data = h.n.data[:size:size]
+	h.n.time = time.Now()
 	return fault.Err
 }
 
@@ -615,6 +619,7 @@ func (h *Handle) Rewrite(from, to int64) error {
 	}
 	if fault.Err == nil || fault.Done {
 		h.n.dirty(int(from), int(to))
+		h.n.time = time.Now()
 	}
 	return fault.Err
 }
