@@ -94,6 +94,11 @@ func (f FieldSpec) wrong() string {
 			return fmt.Sprintf("the %s %q holds a character that no field has: take it out", what, text)
 		}
 	}
+	for _, gone := range []string{"@metadata", "arcanna.ioc"} {
+		if f.Path == gone || strings.HasPrefix(f.Path, gone+".") {
+			return fmt.Sprintf("the path %q lies in %s, which is taken out of an event and never looked at: have the Beat put the value elsewhere", f.Path, gone)
+		}
+	}
 	if first, _, _ := strings.Cut(f.Name, "."); slices.Contains(reserved, first) {
 		return fmt.Sprintf("the name %q begins with %q, which arcanna.ioc uses itself: give another with =NAME", f.Name, first)
 	}

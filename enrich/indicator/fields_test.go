@@ -27,7 +27,9 @@ func TestParseField(t *testing.T) {
 		"a:auto":                       {Path: "a", Kind: indicator.KindAuto, Priority: normal, Name: "a"},
 		"u:url":                        {Path: "u", Kind: indicator.KindURL, Priority: normal, Name: "u"},
 		"d:domain":                     {Path: "d", Kind: indicator.KindDomain, Priority: normal, Name: "d"},
-		"@metadata.ip:ip":              {Path: "@metadata.ip", Kind: indicator.KindIP, Priority: normal, Name: "@metadata.ip"},
+		"@metadatum.ip:ip":             {Path: "@metadatum.ip", Kind: indicator.KindIP, Priority: normal, Name: "@metadatum.ip"},
+		"arcanna.iocs:ip":              {Path: "arcanna.iocs", Kind: indicator.KindIP, Priority: normal, Name: "arcanna.iocs"},
+		"a.@metadata.ip:ip":            {Path: "a.@metadata.ip", Kind: indicator.KindIP, Priority: normal, Name: "a.@metadata.ip"},
 		"@high":                        {Path: "@high", Kind: indicator.KindAuto, Priority: normal, Name: "@high"},
 		"a.@b@low":                     {Path: "a.@b", Kind: indicator.KindAuto, Priority: low, Name: "a.@b"},
 		"globally.ip":                  {Path: "globally.ip", Kind: indicator.KindAuto, Priority: normal, Name: "globally.ip"},
@@ -66,6 +68,9 @@ func TestParseField(t *testing.T) {
 		"source.ip :ip":    "space",
 		"a:ip@low@low=b":   "unknown kind",
 		"threat.x:hash:ip": "two kinds",
+		"@metadata.ip:ip":  "put the value elsewhere",
+		"@metadata":        "put the value elsewhere",
+		"arcanna.ioc.x=y":  "put the value elsewhere",
 	} {
 		_, err := indicator.ParseField(in)
 		if assert.Error(t, err, in) {

@@ -209,8 +209,11 @@ func (s *scanner) words(b []byte, defanged bool) {
 	for i := 0; i < len(b) && !s.stopped; {
 		end := i
 		for before := neutral; end < len(b); {
-			n, class := wordAt(b[end:])
-			if n == 0 || before != neutral && class != neutral && class != before {
+			n, class := 1, wordClasses[b[end]]
+			if class == beyond {
+				n, class = wordRune(b[end:])
+			}
+			if class == none || before != neutral && class != neutral && class != before {
 				break
 			}
 			end, before = end+n, class
@@ -231,27 +234,38 @@ func (s *scanner) words(b []byte, defanged bool) {
 	}
 }
 
-// Between ascii and foreign a word ends, whatever is before or behind.
+// What a byte or letter is to a word. Between ascii and foreign a word ends,
+// whatever is before or behind.
+type wordClass uint8
+
 const (
-	neutral = iota
-	ascii
-	foreign
+	none    wordClass = iota // in no word
+	neutral                  // in any
+	ascii                    // letters and digits
+	foreign                  // letters of spaceless scripts
+	beyond                   // a byte that only tells with those behind it
 )
 
-// wordAt is the length of the part of a word that b begins with, 0: none.
-func wordAt(b []byte) (n, class int) {
-	switch c := b[0]; {
-	case isAlnum(c):
-		return 1, ascii
-	case c == '.' || c == '-' || c == '_' || c == ':':
-		return 1, neutral
-	case c < utf8.RuneSelf:
-		return 0, neutral
+var wordClasses = func() (t [256]wordClass) {
+	for c := range t {
+		switch c := byte(c); {
+		case isAlnum(c):
+			t[c] = ascii
+		case c == '.' || c == '-' || c == '_' || c == ':':
+			t[c] = neutral
+		case c >= utf8.RuneSelf:
+			t[c] = beyond
+		}
 	}
+	return t
+}()
+
+// wordRune is the length and class of the letter that b begins with.
+func wordRune(b []byte) (int, wordClass) {
 	r, n := utf8.DecodeRune(b)
 	switch {
 	case !isWordRune(r):
-		return 0, neutral
+		return n, none
 	case unicode.In(r, spaceless...):
 		return n, foreign
 	}
