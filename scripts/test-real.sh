@@ -23,5 +23,6 @@ fi
 make --no-print-directory -s build OUT=bin/vtsidecar
 CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
 
+# Many of the tests wait for a Beat's pauses most of the time, so more of them than there are cores run side by side.
 VTSIDECAR=$root/bin/vtsidecar VTSTANDIN=$root/bin/vtstandin FILEBEAT=$filebeat \
-  go test -tags real -count 1 -timeout 30m "$@" ./internal/e2e
+  go test -tags real -count 1 -timeout 30m -parallel 4 "$@" ./internal/e2e

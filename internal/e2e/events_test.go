@@ -7,11 +7,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -50,7 +53,7 @@ func indicators(n int) map[string]wanted {
 		"file.hash":         {"hash", fmt.Sprintf("%x", sha256.Sum256([]byte{byte(i / 13 % 60)}))},
 	}
 	if i%5 == 0 {
-		f["destination.ip"] = wanted{"", fmt.Sprintf("192.168.100.%d", 100+i%100)} // private
+		f["destination.ip"] = wanted{"", fmt.Sprintf("10.200.100.%d", 100+i%100)} // private
 	}
 	return f
 }
@@ -67,6 +70,74 @@ func appendLines(t *testing.T, path string, n, count int) {
 	}
 	require.NoError(t, w.Flush())
 	require.NoError(t, f.Close())
+}
+
+// feeder writes logs while its test does other things to their readers.
+type feeder struct {
+	stop, done chan struct{}
+	written    []span // of each log; read after done
+	err        error  // read after done
+}
+
+// feed writes on to each log, from the end of what was written to it: many
+// lines a second at first, so that there is much in flight, and then few, so
+// that there is still something however long the test takes.
+func feed(t *testing.T, written []span, logs ...string) *feeder {
+	t.Helper()
+	f := &feeder{stop: make(chan struct{}), done: make(chan struct{}), written: written}
+	files := make([]*os.File, len(logs))
+	for i, name := range logs {
+		file, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		files[i] = file
+	}
+	go func() {
+		defer close(f.done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for k := 0; ; k++ {
+			select {
+			case <-f.stop:
+				for _, file := range files {
+					f.err = errors.Join(f.err, file.Close())
+				}
+				return
+			case <-tick.C:
+			}
+			more := 50
+			if k > 200 {
+				more = 5
+			}
+			for i, file := range files {
+				var b strings.Builder
+				for range more {
+					b.WriteString(line(f.written[i].first + f.written[i].count))
+					b.WriteByte('\n')
+					f.written[i].count++
+				}
+				_, err := file.WriteString(b.String())
+				f.err = errors.Join(f.err, err)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-f.stop:
+		default: // the test failed before it came to that
+			close(f.stop)
+		}
+		<-f.done
+	})
+	return f
+}
+
+// halt ends the feeding and returns what the logs hold.
+func (f *feeder) halt(t *testing.T) []span {
+	t.Helper()
+	close(f.stop)
+	<-f.done
+	require.NoError(t, f.err, "writing the logs")
+	return f.written
 }
 
 // stored is one line of an output file, as far as the tests read it.
@@ -90,84 +161,106 @@ type part struct {
 	SkipReason  string `json:"skip_reason"`
 }
 
+// span is count lines, from number first on.
+type span struct{ first, count int }
+
 // check is what the tests hold an output against.
 type check struct {
-	first, count int
-	raw          bool                       // each line must stand in message as it stood in the log
-	sent         map[int][]byte             // what Filebeat put on the wire, by line; nil where nobody listened
-	odd          map[string]json.RawMessage // else: the numbers as Filebeat spells them
-	once         bool                       // no repeats
+	lines      []span                     // what was written; they do not overlap
+	raw        bool                       // each line must stand in message as it stood in the log
+	sent       map[int][]byte             // what was put on the wire, by line; nil where nobody listened
+	odd        map[string]json.RawMessage // else: the numbers as Filebeat spells them; nil: raw has to do
+	unanswered bool                       // the stand-in gave no answers: parts are not compared
+	once       bool                       // no repeats
 }
 
-// verify reads the whole output and holds every line of it against c. It
-// returns how many repeats there were.
-func (s *sidecar) verify(t *testing.T, c check) (repeats int) {
+// verify reads all the output of all those servers and holds every line of it
+// against c. It returns how many repeats there were.
+func verify(t *testing.T, c check, servers ...*sidecar) (repeats int) {
 	t.Helper()
 	type seen struct {
 		id    string
 		count int
 	}
-	lines := make(map[int]seen, c.count)    // by the line's number
-	owners := make(map[string]int, c.count) // the line's number, by event_id
+	count := 0
+	for _, s := range c.lines {
+		count += s.count
+	}
+	lines := make(map[int]seen, count)    // by the line's number
+	owners := make(map[string]int, count) // the line's number, by event_id
 	table := newTable()
-	for _, name := range s.outputs(t) {
-		f, err := os.Open(name)
-		require.NoError(t, err)
-		defer f.Close()
-		for r := bufio.NewReaderSize(f, 1<<20); ; {
-			raw, err := r.ReadBytes('\n')
-			if err == io.EOF {
-				require.Empty(t, raw, "%s ends in the middle of a line", name)
-				break
-			}
-			require.NoError(t, err)
-			raw = bytes.TrimSuffix(raw, []byte("\n"))
-			var got stored
-			require.NoError(t, json.Unmarshal(raw, &got), "%s", raw)
-			n := got.N
+	for raw := range documents(t, servers...) {
+		var got stored
+		require.NoError(t, json.Unmarshal(raw, &got), "%s", raw)
+		n := got.N
 
-			if c.sent != nil {
-				if err := sameBytes(c.sent[n], raw); err != nil {
-					require.NoError(t, err, "sent:   %s\nstored: %s", c.sent[n], raw)
-				}
-			} else {
-				require.Equal(t, c.odd, got.Odd, "numbers of line %d", n)
+		if c.sent != nil {
+			if err := sameBytes(c.sent[n], raw); err != nil {
+				require.NoError(t, err, "sent:   %s\nstored: %s", c.sent[n], raw)
 			}
-			if c.raw {
-				require.Equal(t, line(n), got.Message)
-			}
+		} else if c.odd != nil {
+			require.Equal(t, c.odd, got.Odd, "numbers of line %d", n)
+		}
+		if c.raw {
+			require.Equal(t, line(n), got.Message)
+		}
+		if !c.unanswered {
 			table.verify(t, n, got.Arcanna.IOC)
+		}
 
-			var id string
-			require.NoError(t, json.Unmarshal(got.Arcanna.IOC["event_id"], &id), "%s", raw)
-			require.Regexp(t, `^[0-9a-f]{32}$`, id)
-			if owner, ok := owners[id]; ok {
-				require.Equal(t, owner, n, "two lines under the event_id %s", id)
-			}
-			owners[id] = n
-			was := lines[n]
-			if was.count > 0 {
-				require.Equal(t, was.id, id, "line %d came again under another event_id", n)
-				repeats++
-			}
-			lines[n] = seen{id, was.count + 1}
-			if t.Failed() {
-				t.FailNow() // one line's faults are enough to read
-			}
+		var id string
+		require.NoError(t, json.Unmarshal(got.Arcanna.IOC["event_id"], &id), "%s", raw)
+		require.Regexp(t, `^[0-9a-f]{32}$`, id)
+		if owner, ok := owners[id]; ok {
+			require.Equal(t, owner, n, "two lines under the event_id %s", id)
+		}
+		owners[id] = n
+		was := lines[n]
+		if was.count > 0 {
+			require.Equal(t, was.id, id, "line %d came again under another event_id", n)
+			repeats++
+		}
+		lines[n] = seen{id, was.count + 1}
+		if t.Failed() {
+			t.FailNow() // one line's faults are enough to read
 		}
 	}
 	missing := 0
-	for n := c.first; n < c.first+c.count; n++ {
-		if lines[n].count == 0 {
-			missing++
+	for _, s := range c.lines {
+		for n := s.first; n < s.first+s.count; n++ {
+			if lines[n].count == 0 {
+				missing++
+			}
 		}
 	}
 	assert.Zero(t, missing, "lines missing")
-	assert.Equal(t, c.count, len(lines)+missing, "lines that nobody wrote")
+	assert.Equal(t, count, len(lines)+missing, "lines that nobody wrote")
 	if c.once {
 		assert.Zero(t, repeats, "lines stored more than once")
 	}
 	return repeats
+}
+
+// documents are the lines of all output files of all those servers.
+func documents(t *testing.T, servers ...*sidecar) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		t.Helper()
+		for _, s := range servers {
+			for _, name := range s.outputs() {
+				for r := bufio.NewReaderSize(openOutput(t, name), 1<<20); ; {
+					raw, err := r.ReadBytes('\n')
+					if err == io.EOF {
+						require.Empty(t, raw, "%s ends in the middle of a line", name)
+						break
+					}
+					require.NoError(t, err, "%s", name)
+					if !yield(bytes.TrimSuffix(raw, []byte("\n"))) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // member is a member of a JSON object: its value's bytes as they stand.

@@ -30,8 +30,8 @@ type settings struct {
 	once   bool   // end when everything was read and acknowledged
 }
 
-// startFilebeat reads the log at path, and path.N, and sends to address.
-func startFilebeat(t *testing.T, path, address string, s settings) *beat {
+// startFilebeat reads the log at path, and path.N, and sends to hosts.
+func startFilebeat(t *testing.T, path string, s settings, hosts ...string) *beat {
 	t.Helper()
 	home := t.TempDir()
 	var c strings.Builder
@@ -49,7 +49,7 @@ filebeat.inputs:
 	} else {
 		c.WriteString("  json.keys_under_root: true\n")
 	}
-	fmt.Fprintf(&c, "output.logstash:\n  hosts: [%q]\n", address)
+	fmt.Fprintf(&c, "output.logstash:\n  hosts: [%s]\n", strings.Join(hosts, ", "))
 	for line := range strings.Lines(s.output) {
 		fmt.Fprintf(&c, "  %s", line)
 	}

@@ -4,11 +4,16 @@ package e2e
 
 import (
 	"bufio"
+	"compress/gzip"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -174,37 +179,98 @@ func (s *sidecar) crash(t *testing.T) {
 	s.start(t)
 }
 
-// size is how many bytes the output files hold.
-func (s *sidecar) size(t *testing.T) int64 {
-	t.Helper()
+// size is how many bytes the output files hold, before any compression.
+func (s *sidecar) size() int64 {
 	var sum int64
-	for _, name := range s.outputs(t) {
-		if info, err := os.Stat(name); err == nil { // rotation may rename it meanwhile
-			sum += info.Size()
+	for _, name := range s.outputs() {
+		if n, err := plainSize(name); err == nil { // rotation may rename it meanwhile
+			sum += n
 		}
 	}
 	return sum
 }
 
-// outputs are the output files; late verdicts have a file of their own.
-func (s *sidecar) outputs(t *testing.T) []string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(s.dir, "out", "events*.ndjson"))
-	require.NoError(t, err)
-	kept := names[:0]
-	for _, name := range names {
-		if !strings.HasSuffix(name, "events.late.ndjson") {
-			kept = append(kept, name)
+func plainSize(name string) (int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !strings.HasSuffix(name, ".gz") {
+		return info.Size(), err
+	}
+	var trailer [4]byte // gzip ends with the length, modulo 2^32
+	_, err = f.ReadAt(trailer[:], info.Size()-int64(len(trailer)))
+	return int64(binary.LittleEndian.Uint32(trailer[:])), err
+}
+
+// outputs are the output files, the closed ones plain or compressed; late verdicts
+// have a file of their own.
+func (s *sidecar) outputs() []string {
+	var kept []string
+	entries, _ := os.ReadDir(filepath.Join(s.dir, "out")) // not there yet, at first
+	there := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	for name := range there {
+		base := strings.TrimSuffix(name, ".gz")
+		switch {
+		case !strings.HasPrefix(name, "events") || !strings.HasSuffix(base, ".ndjson"):
+		case name == "events.late.ndjson":
+		case name != base && there[base]: // the plain file goes last
+		default:
+			kept = append(kept, filepath.Join(s.dir, "out", name))
 		}
 	}
 	return kept
 }
 
+// openOutput opens an output file for reading.
+func openOutput(t *testing.T, name string) io.Reader {
+	t.Helper()
+	f, err := os.Open(name)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	if !strings.HasSuffix(name, ".gz") {
+		return f
+	}
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err, "%s", name)
+	return z
+}
+
+// listens is what the program says of its admin server.
+var listens = regexp.MustCompile(`"admin\.address":"([0-9.]+:[0-9]+)"`)
+
+// metric is the sum of a metric's series at this moment.
+func (s *sidecar) metric(t *testing.T, name string) (sum float64) {
+	t.Helper()
+	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := c.Get("http://" + s.say(t, listens, 1)[1] + "/metrics")
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	found := false
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		series, value, _ := strings.Cut(lines.Text(), " ")
+		if base, _, _ := strings.Cut(series, "{"); base != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		require.NoError(t, err, "%s", lines.Text())
+		sum += v
+		found = true
+	}
+	require.True(t, found, "there is no %s", name)
+	return sum
+}
+
 const vtKey = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 // startStandIn starts VirusTotal's stand-in and returns its URL.
-func startStandIn(t *testing.T) string {
+func startStandIn(t *testing.T, args ...string) string {
 	t.Helper()
-	p := start(t, "vtstandin", os.Getenv("VTSTANDIN"), "-address", "127.0.0.1:0", "-generate", "-key", vtKey)
+	p := start(t, "vtstandin", os.Getenv("VTSTANDIN"), append([]string{"-address", "127.0.0.1:0", "-generate", "-key", vtKey}, args...)...)
 	return "http://" + p.say(t, address, 1)[1]
 }

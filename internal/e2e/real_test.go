@@ -43,24 +43,28 @@ func TestFilebeatSends(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := startSidecar(t, vt, nil, "--output.file.rotate_bytes", "20MiB")
 			r := startRelay(t, s.address)
-			f := startFilebeat(t, log, r.address(), settings{output: c.output, raw: c.raw, once: true})
+			f := startFilebeat(t, log, settings{output: c.output, raw: c.raw, once: true}, r.address())
 			require.Zero(t, f.wait(t), "Filebeat's exit status")
 			require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
 
-			sent := r.events(t)
+			sent, copies := r.events(t)
 			require.Len(t, sent, count)
-			s.verify(t, check{first: firstLine, count: count, raw: c.raw, sent: sent, once: true})
+			require.Equal(t, count, copies, "events that Filebeat sent")
+			verify(t, check{lines: []span{{firstLine, count}}, raw: c.raw, sent: sent, once: true}, s)
 		})
 	}
 
 	t.Run("TLS", func(t *testing.T) {
-		ca, certificate, key := authority(t)
+		dir := t.TempDir()
+		servers := newAuthority(t, "servers")
+		ca := put(t, dir, "ca.pem", servers.pem)
+		certificate, key := servers.issue(t, "server").put(t, dir, "server")
 		s := startSidecar(t, vt, nil, "--input.ssl.certificate", certificate, "--input.ssl.key", key)
-		f := startFilebeat(t, log, s.address, settings{output: fmt.Sprintf("ssl.certificate_authorities: [%q]", ca), raw: true, once: true})
+		f := startFilebeat(t, log, settings{output: fmt.Sprintf("ssl.certificate_authorities: [%q]", ca), raw: true, once: true}, s.address)
 		require.Zero(t, f.wait(t), "Filebeat's exit status")
 		require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
 		// No relay can look into TLS: the numbers must be spelled as Filebeat spells them elsewhere.
-		s.verify(t, check{first: firstLine, count: count, raw: true, odd: spelling(t, true), once: true})
+		verify(t, check{lines: []span{{firstLine, count}}, raw: true, odd: spelling(t, true), once: true}, s)
 	})
 }
 
@@ -72,11 +76,12 @@ func spelling(t *testing.T, raw bool) map[string]json.RawMessage {
 	appendLines(t, log, firstLine, 1)
 	s := startSidecar(t, "http://127.0.0.1:1", nil, "--vt.enabled=false")
 	r := startRelay(t, s.address)
-	f := startFilebeat(t, log, r.address(), settings{raw: raw, once: true})
+	f := startFilebeat(t, log, settings{raw: raw, once: true}, r.address())
 	require.Zero(t, f.wait(t))
 	s.terminate(t)
+	sent, _ := r.events(t)
 	var e stored
-	require.NoError(t, json.Unmarshal(r.events(t)[firstLine], &e))
+	require.NoError(t, json.Unmarshal(sent[firstLine], &e))
 	require.Len(t, e.Odd, 7)
 	return e.Odd
 }
@@ -84,14 +89,15 @@ func spelling(t *testing.T, raw bool) map[string]json.RawMessage {
 // SIGKILL ten times, each at another moment of a round that is under way; the
 // program comes back on its address and Filebeat goes on by itself.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	const rounds, round = 10, 6_000
 	odd := spelling(t, true)
 	log := filepath.Join(t.TempDir(), "app.log")
 	s := startSidecar(t, startStandIn(t), nil, "--output.file.rotate_bytes", "20MiB")
-	f := startFilebeat(t, log, s.address, settings{raw: true})
+	f := startFilebeat(t, log, settings{raw: true}, s.address)
 	moments := rand.New(rand.NewPCG(1, 2))
 	for k := range rounds {
-		size := s.size(t)
+		size := s.size()
 		appendLines(t, log, firstLine+k*round, round)
 		grown(t, s, size+moments.Int64N(8<<20))
 		s.crash(t)
@@ -99,7 +105,7 @@ func TestKilled(t *testing.T) {
 	f.acked(t, log)
 	f.terminate(t)
 	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
-	repeats := s.verify(t, check{first: firstLine, count: rounds * round, raw: true, odd: odd})
+	repeats := verify(t, check{lines: []span{{firstLine, rounds * round}}, raw: true, odd: odd}, s)
 	t.Logf("%d of %d lines came more than once, each under its event_id", repeats, rounds*round)
 }
 
@@ -109,16 +115,17 @@ func TestKilled(t *testing.T) {
 // what Filebeat has not read is not this program's to keep. All lines are
 // equally long, so after a truncation other lines stand at the same offsets.
 func TestRotatedTruncatedAndKilled(t *testing.T) {
+	t.Parallel()
 	const rounds, round = 10, 6_000
 	odd := spelling(t, false)
 	dir := t.TempDir()
 	log := filepath.Join(dir, "app.log")
 	s := startSidecar(t, startStandIn(t), nil)
-	f := startFilebeat(t, log, s.address, settings{})
+	f := startFilebeat(t, log, settings{}, s.address)
 	moments := rand.New(rand.NewPCG(3, 4))
 	truncations := 0
 	for k := range rounds {
-		size := s.size(t)
+		size := s.size()
 		appendLines(t, log, firstLine+k*round, round)
 		grown(t, s, size+moments.Int64N(8<<20))
 		s.crash(t)
@@ -137,7 +144,7 @@ func TestRotatedTruncatedAndKilled(t *testing.T) {
 	}
 	f.terminate(t)
 	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
-	repeats := s.verify(t, check{first: firstLine, count: rounds * round, odd: odd})
+	repeats := verify(t, check{lines: []span{{firstLine, rounds * round}}, odd: odd}, s)
 	t.Logf("%d of %d lines came more than once, each under its event_id", repeats, rounds*round)
 }
 
@@ -147,7 +154,7 @@ func grown(t *testing.T, s *sidecar, size int64) {
 	t.Helper()
 	last, still := int64(-1), 0
 	require.Eventually(t, func() bool {
-		now := s.size(t)
+		now := s.size()
 		if still++; now != last {
 			last, still = now, 0
 		}

@@ -43,11 +43,11 @@ func TestFsyncBeforeAck(t *testing.T) {
 			// -D: the program is our own child, and strace goes when it goes.
 			s := startSidecar(t, vt, []string{"strace", "-D", "-f", "-tt", "-yy", "-s", "96", "-o", trace,
 				"-e", "trace=write,writev,pwrite64,sendto,sendmsg,fsync,fdatasync"})
-			f := startFilebeat(t, log, s.address, settings{output: c.output, once: true})
+			f := startFilebeat(t, log, settings{output: c.output, once: true}, s.address)
 			require.Zero(t, f.wait(t), "Filebeat's exit status")
 			require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
 
-			outputs := s.outputs(t)
+			outputs := s.outputs()
 			require.Len(t, outputs, 1)
 			acks, fsyncs := order(t, trace, outputs[0], s.address)
 			require.Positive(t, acks)
