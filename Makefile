@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check fuzz bench test-real torture soak clean
+.PHONY: help build demo test check fuzz bench test-real torture defects soak clean
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)'
@@ -44,6 +44,14 @@ bench: build ## whole processes side by side, as ratios to a floor
 
 test-real: ## real Filebeat against the real binary; installs strace where it is missing
 	@scripts/test-real.sh
+
+torture: OUT = bin/vtsidecar
+torture: build ## hostile and broken senders against the real binary, row by row and all at once
+	CGO_ENABLED=0 go build -trimpath -o bin/torture ./internal/torture
+	bin/torture $(TORTUREFLAGS)
+
+defects: ## makes mistakes on purpose, and demands that torture finds each
+	@scripts/defects.sh
 
 soak: OUT = bin/vtsidecar
 soak: build ## SOAK (default 1h) of ordinary days: memory flat, every event counted

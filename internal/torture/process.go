@@ -262,27 +262,6 @@ func (f figures) refused(reason string) int {
 	return int(f[`vtsidecar_protocol_errors_total{reason="`+reason+`"}`])
 }
 
-// refusals are all reasons with their counts.
-func (f figures) refusals() map[string]int {
-	all := map[string]int{}
-	for name, v := range f {
-		if reason, ok := strings.CutPrefix(name, `vtsidecar_protocol_errors_total{reason="`); ok {
-			all[strings.TrimSuffix(reason, `"}`)] = int(v)
-		}
-	}
-	return all
-}
-
-// buried are the events in the dead letter.
-func (f figures) buried() (n int) {
-	for name, v := range f {
-		if strings.HasPrefix(name, "vtsidecar_events_dead_lettered_total") {
-			n += int(v)
-		}
-	}
-	return n
-}
-
 // ready asks /readyz; the text says what is not.
 func (s *sidecar) ready() (bool, string, error) {
 	_, addr, _ := s.now()

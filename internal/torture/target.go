@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -270,6 +272,18 @@ func (t *target) counted(reason string, n int, before figures) error {
 	return fmt.Errorf("protocol_errors_total{reason=%q} went up by %d and not by %d", reason, got, n)
 }
 
+// logged waits until the log holds a text.
+func (t *target) logged(text string) error {
+	for range 200 {
+		log, err := os.ReadFile(t.logName())
+		if err != nil || bytes.Contains(log, []byte(text)) {
+			return err
+		}
+		pause(t.ctx, 25*time.Millisecond)
+	}
+	return fmt.Errorf("the log does not tell of %q", text)
+}
+
 // refuse sends something and expects a closed connection, no ack, and the
 // reason counted.
 func (t *target) refuse(reason string, wire ...[]byte) (string, error) {
@@ -310,7 +324,7 @@ func same(lines, bodies []string) error {
 		at := -1
 		for i, line := range left {
 			rest, ok := strings.CutPrefix(line, strings.TrimSuffix(body, "}"))
-			if ok && strings.Contains(rest, `"event_id":"`) && strings.HasSuffix(rest, "}") && !strings.Contains(rest, "@metadata") {
+			if ok && strings.HasPrefix(rest, `,"`) && strings.Contains(rest, `"event_id":"`) && strings.HasSuffix(rest, "}") && !strings.Contains(rest, "@metadata") {
 				at = i
 				break
 			}

@@ -102,8 +102,9 @@ func (t *torture) run(ctx context.Context) error {
 	}
 
 	// One at a time over each transport, so that every count is one trial's; what
-	// takes its time, and what has its own process, beside them.
-	var beside, turns sync.WaitGroup
+	// takes its time, and what has its own process, beside them. Who stalls has to
+	// be through before the load: it would be closed as slow then, and rightly.
+	var beside, turns, alone sync.WaitGroup
 	for r, row := range table {
 		if !wanted(r) {
 			continue
@@ -111,7 +112,10 @@ func (t *torture) run(ctx context.Context) error {
 		for i, tr := range row.trials {
 			if tr.alone != nil {
 				over := "own"
-				beside.Go(func() {
+				if tr.over == tlsOnly {
+					over = "own, tls"
+				}
+				alone.Go(func() {
 					l := &life{torture: t, ctx: ctx, name: fmt.Sprintf("life-%d-%d", r+1, i+1)}
 					outcome, err := tr.alone(l)
 					t.note(r, i, over, outcome, err)
@@ -136,15 +140,16 @@ func (t *torture) run(ctx context.Context) error {
 		})
 	}
 	turns.Wait()
+	beside.Wait()
 	var attacks []result
 	if t.load > 0 && len(t.only) == 0 {
 		attacks = t.atOnce(ctx, targets, table)
 	}
-	beside.Wait()
 	var ends []result
 	for _, x := range targets {
 		ends = append(ends, t.conclude(x)...)
 	}
+	alone.Wait()
 	stop()
 	samples.Wait()
 	if err := ctx.Err(); err != nil {
@@ -213,7 +218,7 @@ func (t *torture) atOnce(ctx context.Context, targets []*target, table []row) (a
 		mu.Lock()
 		defer mu.Unlock()
 		if len(all) < 20 {
-			all = append(all, result{"at once, " + x.name, what, err})
+			all = append(all, result{x.name, "at once: " + what, err})
 		}
 	}
 	var quick []trial
@@ -261,7 +266,7 @@ func (t *torture) atOnce(ctx context.Context, targets []*target, table []row) (a
 	done.Wait()
 	if len(all) == 0 {
 		for _, x := range targets {
-			all = append(all, result{over: "at once, " + x.name, outcome: fmt.Sprintf("%d trials in %v beside 146 hostile connections, each with the outcome of its row", tried[x.name], t.load)})
+			all = append(all, result{over: x.name, outcome: fmt.Sprintf("at once: %d trials in %v beside 146 hostile connections, each with the outcome of its row", tried[x.name], t.load)})
 		}
 	}
 	return all
@@ -434,7 +439,7 @@ func (t *torture) report(table []row, wanted func(int) bool, rest []result, took
 			failed++
 			outcome, verdict = strings.ReplaceAll(err.Error(), "\n", "\n         "), "FAILED"
 		}
-		fmt.Fprintf(t.out, "  %-4s %-6s  %-58s %-10s %s\n", row, verdict, what, over, outcome)
+		fmt.Fprintf(t.out, "%4s  %-6s  %-10s  %-58s  %s\n", row, verdict, over, what, outcome)
 	}
 	for r, row := range table {
 		if !wanted(r) {
@@ -462,12 +467,7 @@ func (t *torture) report(table []row, wanted func(int) bool, rest []result, took
 	}
 	fmt.Fprintf(t.out, "\nAll at once, and afterwards\n")
 	for _, x := range rest {
-		what := x.outcome
-		if x.err != nil {
-			line("-", what, x.over, "", x.err)
-		} else {
-			line("-", what, x.over, "", nil)
-		}
+		line("-", x.outcome, x.over, "", x.err)
 	}
 	fmt.Fprintf(t.out, "\ntorture: %d lines in %v, %d failed\n", tried, took.Round(time.Second), failed)
 	if failed > 0 {
