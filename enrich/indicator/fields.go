@@ -37,7 +37,8 @@ var reserved = []string{"global", "event_id", "schema", "is_malicious", "indicat
 
 // ParseField parses PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME].
 // Without a kind it is auto, without a NAME the PATH; without a priority normal,
-// but low for free text, in which most of what is found matters least. A key that begins with @, as in @metadata, is no priority.
+// but low for free text, in which most of what is found matters least. A key
+// that begins with @, as in @timestamp, is no priority.
 func ParseField(s string) (FieldSpec, error) {
 	bad := func(format string, args ...any) (FieldSpec, error) {
 		return FieldSpec{}, fmt.Errorf("%q: %s", s, fmt.Sprintf(format, args...))
