@@ -698,6 +698,7 @@ func TestText(t *testing.T) {
 		{"http://a.com\u00a0http://b.com", "url http://a.com/ + url http://b.com/"},
 		{"见http://a.com/x。然后访问evil.com，从203.0.113.7来的" + md5 + "的", "url http://a.com/x + domain evil.com + ip 203.0.113.7 + hash " + md5},
 		{"例え.com 한국.com", "domain xn--r8jz45g.com + domain xn--3e0b707e.com"},
+		{"http://i❤.example.com/😀x http://a.com/日本（x） http://b.com/l·l，", "url http://xn--i-7iq.example.com/%F0%9F%98%80x + url http://a.com/%E6%97%A5%E6%9C%AC + url http://b.com/l%C2%B7l"},
 		{"*a.com* _b.com_ `c.com` ~d.com~ #e.com $f.com", "domain a.com + domain b.com + domain c.com + domain d.com + domain e.com + domain f.com"},
 		{"a.com/b.com?c=d.com&e=f.com", "domain a.com + domain d.com + domain f.com"},
 

@@ -100,8 +100,9 @@ func (s *scanner) token(b []byte) {
 	}
 }
 
-// typographicEnd is where a URL ends because of a quotation mark, bracket, space
-// or other sign between words beyond ASCII, which no URL has as it is, or len(b).
+// typographicEnd is where a URL ends because of a quotation mark, bracket, comma,
+// space or the like beyond ASCII, which hardly any URL has as it is, or len(b).
+// Symbols may stand in it: there are names of emoji.
 func typographicEnd(b []byte) int {
 	for i := 0; i < len(b); {
 		if b[i] < utf8.RuneSelf {
@@ -109,7 +110,7 @@ func typographicEnd(b []byte) int {
 			continue
 		}
 		r, n := utf8.DecodeRune(b[i:])
-		if !isWordRune(r) {
+		if unicode.In(r, unicode.Z, unicode.P) && r != '\u00b7' || isInvisible(r) { // the dot in the middle of Catalan words
 			return i
 		}
 		i += n
@@ -117,10 +118,13 @@ func typographicEnd(b []byte) int {
 	return len(b)
 }
 
+// isInvisible: a space without width, or a byte order mark.
+func isInvisible(r rune) bool { return r == '\u200b' || r == '\ufeff' }
+
 // isWordRune: part of a name in some script. The ideographic full stop, which
 // IDN takes for a dot, is the end of a sentence more often.
 func isWordRune(r rune) bool {
-	return unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.Cf) && r != '\u200b' && r != '\ufeff'
+	return unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.Cf) && !isInvisible(r)
 }
 
 // spaceless are scripts that are written without spaces: a name in ASCII may
