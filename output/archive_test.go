@@ -221,15 +221,18 @@ func TestCompression(t *testing.T) {
 	require.NoError(t, os.Symlink("events-backup.ndjson", filepath.Join(dir, "events-20260102T030405-8.ndjson")))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "events-20260102T030405-9.ndjson"), []byte(allLines(90, 99)), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "events-20260102T030405-9.ndjson.gz.tmp"), []byte("half"), 0o600))
-	f := openFile(t, output.FileConfig{Path: filepath.Join(dir, "events.ndjson"), RotateBytes: 300 << 10, Compress: true})
+	removed := make(chan string, 100)
+	f := openFile(t, output.FileConfig{Path: filepath.Join(dir, "events.ndjson"), RotateBytes: 300 << 10, Compress: true, FS: removalFS{removed: removed}})
 	zipped := func() []string { return names(t, dir, "events-20*-[1-9].ndjson.gz") }
 	plain := func() int { return len(names(t, dir, "events-20*-[1-9]*.ndjson")) }
 	others := plain() - len(names(t, dir, "events-20260102T030405-9.ndjson"))
 	for n := range 20 {
 		require.NoError(t, f.Store(background, linesOf(ids(1000*n, 1000*n+999))))
 	}
-	// Nothing else tells when a file was compressed.
-	require.Eventually(t, func() bool { return len(zipped()) == 3 && plain() == others }, 20*time.Second, time.Millisecond)
+	for plain() > others {
+		<-removed
+	}
+	require.Len(t, zipped(), 3)
 	var all string
 	for _, name := range zipped() {
 		data, err := unzip([]byte(text(t, name)))
@@ -244,6 +247,18 @@ func TestCompression(t *testing.T) {
 		assert.Equal(t, "theirs\n", text(t, filepath.Join(dir, name)))
 	}
 	assert.Empty(t, names(t, dir, "*.gz.tmp"))
+}
+
+// removalFS is the real file system, and tells what was removed.
+type removalFS struct {
+	output.RealFS
+	removed chan<- string
+}
+
+func (f removalFS) Remove(name string) error {
+	err := f.RealFS.Remove(name)
+	f.removed <- name
+	return err
 }
 
 // TestKeep: the oldest go, by their names, whatever there is of each.

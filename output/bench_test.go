@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,36 @@ func BenchmarkStore(b *testing.B) {
 			b.ReportMetric(float64(real.syncs.Load())/float64(b.N), "syncs/op")
 			b.ReportMetric(float64(real.writes.Load())/float64(b.N), "writes/op")
 		})
+	}
+}
+
+// BenchmarkCompress tells what a closed file costs, in the background and off
+// every event's way.
+func BenchmarkCompress(b *testing.B) {
+	var lines bytes.Buffer
+	for n := 0; lines.Len() < 32<<20; n++ {
+		fmt.Fprintf(&lines, `{"@timestamp":"2026-01-02T03:04:%02d.%03dZ","log":{"offset":%d,"file":{"path":"/var/log/app.log"}},"agent":{"type":"filebeat","version":"9.0.0"},`+
+			`"source":{"ip":"203.0.113.%d"},"message":"request %x of user %d served in %d ms","arcanna":{"ioc":{"event_id":"%016x%016x","schema":1,`+
+			`"global":{"result":"harmless","status":"complete","checked_count":1},"source":{"ip":{"value":"203.0.113.%d","type":"ip","result":"harmless","status":"found"}}}}}`+"\n",
+			n/1000%60, n%1000, n*183, n%256, n*2654435761, n%5000, n%97, uint64(n)*0x9E3779B97F4A7C15, uint64(n)*0xC2B2AE3D27D4EB4F, n%256)
+	}
+	name := filepath.Join(b.TempDir(), "events-20260102T030405-1.ndjson")
+	b.SetBytes(int64(lines.Len()))
+	for range b.N {
+		b.StopTimer()
+		require.NoError(b, os.WriteFile(name, lines.Bytes(), 0o600))
+		removed := make(chan string, 3)
+		b.StartTimer()
+		f, err := output.OpenFile(output.FileConfig{Path: filepath.Join(filepath.Dir(name), "events.ndjson"), Compress: true, FS: removalFS{removed: removed}})
+		require.NoError(b, err)
+		for <-removed != name {
+		}
+		b.StopTimer()
+		info, err := os.Stat(name + ".gz")
+		require.NoError(b, err)
+		b.ReportMetric(float64(lines.Len())/float64(info.Size()), "ratio")
+		require.NoError(b, f.Close(background))
+		require.NoError(b, os.Remove(name+".gz"))
 	}
 }
 
