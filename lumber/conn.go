@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -204,7 +205,7 @@ func (c *conn) handshake() error {
 		return &goneError{cause: err}
 	}
 	c.deadline = false
-	t := tls.Server(&begun{Conn: c.raw, first: first[:]}, c.s.cfg.TLS)
+	t := tls.Server(&records{Conn: c.raw, first: first[:]}, c.s.cfg.TLS)
 	c.nc = t
 	ctx, cancel := context.WithTimeout(c.reading, c.s.cfg.Handshake)
 	defer cancel()
@@ -225,19 +226,34 @@ func (c *conn) handshake() error {
 	}
 }
 
-// begun is a connection whose first byte has been read already.
-type begun struct {
+// records is a connection from which no read goes beyond the TLS record that it
+// is in. crypto/tls never gives its buffer back, and lets it grow to 40 KiB when a
+// record of 16 KiB begins anywhere but at its start; so it stays at 18.
+type records struct {
 	net.Conn
-	first []byte // nil once it was read again; the reader's
+	first []byte // read before, to be read again
+	head  [5]byte
+	held  int // bytes of head that have been read
+	left  int // of the record behind it
 }
 
-func (b *begun) Read(p []byte) (int, error) {
-	if len(b.first) > 0 && len(p) > 0 {
-		n := copy(p, b.first)
-		b.first = nil
-		return n, nil
+func (r *records) Read(p []byte) (n int, err error) {
+	if r.left > 0 {
+		n, err = r.Conn.Read(p[:min(len(p), r.left)])
+		r.left -= n
+		return n, err
 	}
-	return b.Conn.Read(p)
+	p = p[:min(len(p), len(r.head)-r.held)]
+	if n = copy(p, r.first); n > 0 {
+		r.first = nil
+	} else {
+		n, err = r.Conn.Read(p)
+	}
+	copy(r.head[r.held:], p[:n])
+	if r.held += n; r.held == len(r.head) {
+		r.held, r.left = 0, int(binary.BigEndian.Uint16(r.head[3:]))
+	}
+	return n, err
 }
 
 // handshakeFailure says which kind of failure it is, and what helps.

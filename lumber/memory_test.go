@@ -3,7 +3,6 @@ package lumber
 import (
 	"bytes"
 	"context"
-	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -187,27 +186,6 @@ func TestWaitingForBudgetIsNoFault(t *testing.T) {
 	close(gate)
 	first.acks('2', 3)
 	second.acks('2', 3)
-}
-
-func TestIdleConnectionsAreCheap(t *testing.T) {
-	const n = 400
-	s := start(t, Config{}, discard{})
-	conns := make([]net.Conn, n)
-	first := s.dial() // fills the pools
-	first.send(three)
-	first.acks('2', 3)
-	before := inUse()
-	for i := range conns {
-		p := s.dial()
-		conns[i] = p.conn
-		p.send(three)
-		p.acks('2', 3)
-	}
-	each := (int64(inUse()) - int64(before)) / n
-	t.Logf("%d bytes an idle connection, its client's end included", each)
-	if !underRace {
-		assert.LessOrEqual(t, each, int64(8<<10))
-	}
 }
 
 // The path of an event allocates nothing.
