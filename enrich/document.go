@@ -583,9 +583,14 @@ func (w *Work) appendSentence(dst []byte, f *finding) []byte {
 		dst = append(dst, w.e.provider...)
 	case v.ground == neverAnalysed:
 		dst = append(dst, "never analysed"...)
+	case v.ground == tooFew && v.total() == 0:
+		dst = append(dst, "no engine has an opinion"...)
 	case v.ground == tooFew:
 		dst = append(dst, "too few engines with an opinion: "...)
 		dst = appendInt(dst, v.total())
+		dst = append(dst, " (at least "...)
+		dst = appendInt(dst, opinionFloor)
+		dst = append(dst, ')')
 	default:
 		if v.ground == byAssessment {
 			dst = append(dst, "assessed as "...)
@@ -626,27 +631,22 @@ func appendDays(dst []byte, d time.Duration) []byte {
 // appendCounts appends what the engines say.
 func (w *Work) appendCounts(dst []byte, f *finding) []byte {
 	v := &f.verdict
-	rules := &w.e.judge.rules
-	limit := rules.Malicious.of(f.typ)
-	dst2 := func(n int, words string, limit int) {
-		dst = appendInt(dst, n)
-		dst = append(dst, " of "...)
-		dst = appendInt(dst, v.total())
-		dst = append(dst, " engines "...)
-		dst = append(dst, words...)
-		if limit > 0 && v.ground == byCounts {
-			dst = append(dst, " (threshold "...)
-			dst = appendInt(dst, limit)
-			dst = append(dst, ')')
-		}
+	if v.total() == 0 { // assessed all the same
+		return append(dst, "no engine has an opinion"...)
 	}
-	switch {
-	case f.result == resultSuspicious && !v.tooOld:
-		dst2(int(v.malicious)+int(v.suspicious), "malicious or suspicious", rules.Suspicious.of(f.typ))
-	case f.result == resultMalicious || f.result == resultSuspicious:
-		dst2(int(v.malicious), "malicious", limit)
-	default:
-		dst2(int(v.malicious)+int(v.suspicious), "malicious or suspicious", 0)
+	n, words, limit := int(v.malicious)+int(v.suspicious), "malicious or suspicious", w.e.judge.rules.Suspicious.of(f.typ)
+	if f.result == resultMalicious || f.result == resultSuspicious && v.tooOld {
+		n, words, limit = int(v.malicious), "malicious", w.e.judge.rules.Malicious.of(f.typ)
+	}
+	dst = appendInt(dst, n)
+	dst = append(dst, " of "...)
+	dst = appendInt(dst, v.total())
+	dst = append(dst, " engines "...)
+	dst = append(dst, words...)
+	if v.ground == byCounts {
+		dst = append(dst, " (threshold "...)
+		dst = appendInt(dst, limit)
+		dst = append(dst, ')')
 	}
 	return dst
 }

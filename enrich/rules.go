@@ -188,7 +188,7 @@ func (j *judge) verdict(a *Answer, t indicator.Type, now time.Time) verdict {
 	}
 	total := v.total()
 	switch {
-	case total == 0 && a.LastAnalysis.IsZero():
+	case len(a.Engines) == 0 && a.LastAnalysis.IsZero():
 		v.ground, v.result = neverAnalysed, resultUnknown
 	case total == 0 || total < opinionFloor && len(j.rules.Engines) == 0:
 		v.ground, v.result = tooFew, resultUnknown
