@@ -285,6 +285,37 @@ func TestKeep(t *testing.T) {
 	})
 }
 
+// TestKeepWaitsForNames: no file goes for another one whose name a power cut
+// can still take away.
+func TestKeepWaitsForNames(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		f := b.open(output.FileConfig{RotateBytes: 100, Keep: 1})
+		b.store(f, 0, 3)
+		named, fails, deleted := true, 2, 0
+		b.disk.SetHook(func(op crashfs.Op) crashfs.Fault {
+			switch op.Kind {
+			case "rename":
+				named = false
+			case "syncdir":
+				if fails--; fails >= 0 {
+					return crashfs.Fault{Err: syscall.EIO}
+				}
+				named = true
+			case "remove":
+				if strings.Contains(op.Name, "events-") {
+					deleted++
+					assert.True(t, named, op.Name)
+				}
+			}
+			return crashfs.Fault{}
+		})
+		b.store(f, 4, 6)
+		b.after(time.Hour)
+		b.store(f, 7, 9)
+		assert.Equal(t, 2, deleted)
+	})
+}
+
 // TestKeepDeletesMarks: a file that was set aside is not taken for whole.
 func TestKeepDeletesMarks(t *testing.T) {
 	inBubble(t, func(b *bubble) {

@@ -3,8 +3,6 @@ package output
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -166,11 +164,7 @@ func firstPiece(letters []event.DeadLetter) int {
 // leastSize is less than what a letter takes as a line.
 func leastSize(l *event.DeadLetter) int64 {
 	const frame = 96
-	n := len(l.Event)
-	if l.Reason == "malformed" || l.Reason == "oversize" {
-		n = min(n, event.MaxStub)
-	}
-	return int64(n) + frame
+	return int64(len(l.Event)) + frame
 }
 
 func (d *DeadLetter) storePiece(ctx context.Context, letters []event.DeadLetter) error {
@@ -311,13 +305,6 @@ func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, e
 func (r *letter) keep(l event.DeadLetter) {
 	raw := l.Event
 	r.Length = max(r.Length, int64(len(raw)))
-	if (l.Reason == "malformed" || l.Reason == "oversize") && len(raw) > event.MaxStub {
-		if r.SHA256 == "" {
-			sum := sha256.Sum256(raw)
-			r.SHA256 = hex.EncodeToString(sum[:])
-		}
-		raw = raw[:event.MaxStub]
-	}
 	text := raw
 	if int64(len(raw)) < r.Length {
 		text = dropTornRune(raw)

@@ -3,10 +3,8 @@ package output_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -55,11 +53,6 @@ func TestDeadLetterRecord(t *testing.T) {
 		"stub cut through a character": {
 			event.DeadLetter{Reason: "oversize", Event: []byte("aé")[:2], Length: 1 << 30, SHA256: sum},
 			map[string]any{"reason": "oversize", "event": "a", "event_length": float64(1 << 30), "event_sha256": sum},
-		},
-		"whole malformed one": {
-			event.DeadLetter{Reason: "malformed", Event: []byte(long), Length: int64(len(long))},
-			map[string]any{"reason": "malformed", "event": long[:64<<10], "event_length": 100000.0,
-				"event_sha256": fmt.Sprintf("%x", sha256.Sum256([]byte(long)))},
 		},
 		"whole refused one": {
 			event.DeadLetter{Reason: "refused", Event: []byte(long), Length: int64(len(long))},
