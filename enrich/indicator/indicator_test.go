@@ -714,7 +714,8 @@ func TestText(t *testing.T) {
 
 		// Files, versions, times.
 		{"cmd.exe kernel32.dll a.tar.gz README.md main.rs setup.py x.so.6 notes.txt C:\\a\\b.com .\\c.net ./d.org ~/e.com", ""},
-		{"version 1.2.3.4, Version: 1.2.3.5 v1.2.3.6 ver=1.2.3.7 FileVersion: 10.0.2.1 v. 1.2.3.8 1.2.3", ""},
+		{"version 1.2.3.4, Version: 1.2.3.5 v1.2.3.6 os_version=1.2.3.7 FileVersion: 10.0.2.1 user-version:1.2.3.8 1.2.3", ""},
+		{"nc -v 203.0.113.7 4444; curl -v 203.0.113.8; conversion 203.0.113.9", "ip 203.0.113.7 + ip 203.0.113.8 + ip 203.0.113.9"},
 		{"versions 1.2.3.4; version of 1.2.3.5; version, 1.2.3", "ip 1.2.3.4 + ip 1.2.3.5"},
 		{"version http://a.com 1.2.3.4", "url http://a.com/ + ip 1.2.3.4"},
 		{"Chrome/91.0.4472.124 Safari/537.36 curl/8.5.0 nginx/1.18.0", ""},

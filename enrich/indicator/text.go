@@ -329,14 +329,13 @@ func (s *scanner) part(b []byte, named, defanged bool) {
 	}
 }
 
-// isVersion: four numbers behind this word are a version, not an address. Risk
-// accepted: so may somebody hide an address, here but in no field of its own.
+// isVersion: four numbers behind version, FileVersion or os_version are one, not
+// an address. (Not behind v: that is nc -v 203.0.113.7.) Risk accepted: so may
+// somebody hide an address from this reader of text, though from no field.
 func isVersion(b []byte) bool {
 	const word = "version"
-	if n := len(b) - len(word); n >= 0 { // also FileVersion and user_version
-		return equalFold(b[n:], word)
-	}
-	return equalFold(b, "v") || equalFold(b, "ver")
+	n := len(b) - len(word)
+	return n >= 0 && equalFold(b[n:], word) && (n == 0 || b[n] == 'V' || b[n-1] == '_' || b[n-1] == '-')
 }
 
 func isIPv4(b []byte) bool {
