@@ -42,10 +42,9 @@ func (l limit) String() string {
 
 // The origins of limits.
 const (
-	fromSetting = "as set"
-	fromAccount = "from the account"
-	fromDefault = "a public key's"
-	fromNowhere = "not told"
+	fromSetting = "setting"
+	fromAccount = "account"
+	fromDefault = "default" // what a public key has
 )
 
 // limits are what follows from the settings and the account. A number that was
@@ -77,10 +76,8 @@ func limits(vt *configs.VT, a quota.Account) (quota.Limits, quota.Account, []lim
 			l.n, l.origin = int(w.set), fromSetting
 		case w.account > 0:
 			l.n, l.origin = int(w.account), fromAccount
-		case w.public > 0:
-			l.n, l.origin = w.public, fromDefault
 		default:
-			l.origin = fromNowhere
+			l.n, l.origin = w.public, fromDefault
 		}
 	}
 	return quota.Limits{Minute: all[0].n, Hour: all[1].n, Day: all[2].n, Month: all[3].n}, a, all
@@ -101,12 +98,12 @@ func readsAccount(vt *configs.VT) bool {
 type keeper struct {
 	vt    *configs.VT
 	read  func(context.Context) (quota.Account, error)
-	apply func(quota.Limits, quota.Account) error // called after each reading; again while nothing is known
+	apply func(quota.Limits, quota.Account) error // called after each reading, but for those that fail once something is known
 	log   *slog.Logger
 
 	// Of run alone.
 	said    string // the limits, as the log told them
-	termsOf bool   // the log has told the terms of a public key
+	told    bool   // the log has told the terms of a public key
 	known   bool   // the account was read
 	failing bool   // since then it cannot be
 	backoff time.Duration
@@ -187,7 +184,7 @@ func (k *keeper) learned(account quota.Account, why string) {
 	for _, l := range all {
 		attrs = append(attrs, "vt.limit."+l.window, l.String())
 		said += l.String()
-		public = public || l.origin == fromDefault
+		public = public || l.origin == fromDefault && l.n > 0
 	}
 	if said != k.said {
 		k.said = said
@@ -196,8 +193,11 @@ func (k *keeper) learned(account quota.Account, why string) {
 		}
 		k.log.Info("requests to VirusTotal are limited", attrs...)
 	}
-	if public = public && why != "" || why == "" && account != (quota.Account{}) && virustotal.IsPublic(account); public && !k.termsOf {
-		k.termsOf = true
+	if account != (quota.Account{}) {
+		public = virustotal.IsPublic(account)
+	}
+	if public && !k.told {
+		k.told = true
 		k.log.Info("the key has VirusTotal's public limits: " + virustotal.PublicTerms)
 	}
 }

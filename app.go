@@ -134,7 +134,7 @@ func newApp(e *env) *cli.App {
 			},
 			sendCommand(e, usage),
 			{
-				Name: "test", Usage: "test config: checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
+				Name: "test", Usage: "test config: the settings and what is in force; test virustotal: the key, its quota and its terms", Flags: configs.HiddenFlags(), OnUsageError: usage,
 				Subcommands: []*cli.Command{
 					{
 						Name: "config", Usage: "checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
@@ -142,15 +142,22 @@ func newApp(e *env) *cli.App {
 						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nWhat it prints can be used as a --config file; secrets are shown as xxxxx.",
 						Action:      with(testConfigCommand),
 					},
+					{
+						Name: "virustotal", Usage: "tries the key and says what is left of its quota", OnUsageError: usage,
+						Flags:       append(configs.HiddenFlags(), &cli.BoolFlag{Name: "json", Usage: "print the findings as JSON"}),
+						UsageText:   "vtsidecar test virustotal [--json] [settings]",
+						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nIt reads the account of the key, which costs no quota. Where the key may not do\nthat, it makes one look-up of something that everybody knows, and says so.",
+						Action:      with(testVirusTotalCommand),
+					},
 				},
 				Action: func(c *cli.Context) error {
 					switch what := c.Args().First(); what {
 					case "":
-						return usagef("test what? Try: vtsidecar test config")
-					case "output", "virustotal":
+						return usagef("test what? Try: vtsidecar test config, vtsidecar test virustotal")
+					case "output":
 						return usagef("the command %q is not in this version", "test "+what)
 					default:
-						return usagef("unknown command %q; try: vtsidecar test config", "test "+what)
+						return usagef("unknown command %q; try: vtsidecar test config, vtsidecar test virustotal", "test "+what)
 					}
 				},
 			},

@@ -366,19 +366,25 @@ func openSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (source *
 	case cfg.VT.APIKey == "":
 		return nil, "there is no API key: set vt.api_key_file, vt.api_key or VT_API_KEY", nil
 	}
+	source, err = newSource(cfg, m, log)
+	return source, "", err
+}
+
+// newSource makes VirusTotal a source; there is a key. m may be nil.
+func newSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*virustotal.Source, error) {
 	v, _, _ := build()
 	var proxy string
 	if cfg.VT.Proxy.URL != nil {
 		proxy = cfg.VT.Proxy.URL.String()
 	}
-	source, err = virustotal.New(virustotal.Config{
+	source, err := virustotal.New(virustotal.Config{
 		APIKey: cfg.VT.APIKey, URL: cfg.VT.URL.String(), ProxyURL: proxy, Direct: cfg.VT.Proxy.Direct,
 		Timeout: cfg.VT.Timeout, UserAgent: "vtsidecar/" + v, Log: log, Metrics: m,
 	})
 	if err != nil {
-		return nil, "", usageError{err}
+		return nil, usageError{err}
 	}
-	return source, "", nil
+	return source, nil
 }
 
 func snapshotPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "cache.snapshot") }

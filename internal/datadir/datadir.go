@@ -22,6 +22,13 @@ const lockName = "lock"
 // errLocked: another process has it.
 var errLocked = errors.New("locked")
 
+// InUseError says that another process has the folder.
+type InUseError struct{ Path, By string }
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("path.data %s is in use by %s: stop that server, or give this one a folder of its own", e.Path, e.By)
+}
+
 // Dir is the data folder, locked.
 type Dir struct {
 	path string
@@ -44,7 +51,7 @@ func Open(path string) (*Dir, error) {
 	if err := lock(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("path.data %s is in use by %s: stop that server, or give this one a folder of its own", path, holder(f))
+			return nil, &InUseError{Path: path, By: holder(f)}
 		}
 		return nil, fmt.Errorf("path.data: lock %s: %w", f.Name(), err)
 	}
