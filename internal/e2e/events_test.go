@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -148,6 +149,12 @@ type stored struct {
 	Arcanna struct {
 		IOC map[string]json.RawMessage
 	}
+	Threat *struct {
+		Enrichments []struct {
+			Matched struct{ Field, Atomic string }
+		}
+	}
+	Related map[string][]string
 }
 
 // part is a field's verdict in a document.
@@ -205,7 +212,7 @@ func verify(t *testing.T, c check, servers ...*sidecar) (repeats int) {
 			require.Equal(t, line(n), got.Message)
 		}
 		if !c.unanswered {
-			table.verify(t, n, got.Arcanna.IOC)
+			table.verify(t, n, &got)
 		}
 
 		var id string
@@ -290,7 +297,8 @@ func members(object []byte) ([]member, error) {
 }
 
 // sameBytes says whether what was stored is what was sent, byte for byte and in
-// the same order, less @metadata and with exactly one arcanna.
+// the same order, less @metadata and with exactly one arcanna. What hits add in
+// ECS's own words is the table's to judge.
 func sameBytes(sent, stored []byte) error {
 	want, err := members(sent)
 	if err != nil {
@@ -302,8 +310,11 @@ func sameBytes(sent, stored []byte) error {
 	}
 	ours := 0
 	for _, m := range got {
-		if m.key == "arcanna" {
+		switch m.key {
+		case "arcanna":
 			ours++
+			continue
+		case "threat", "related": // Filebeat sends neither
 			continue
 		}
 		for len(want) > 0 && want[0].key == "@metadata" {
@@ -338,11 +349,19 @@ var rank = map[string]int{"malicious": 5, "suspicious": 4, "pending": 3, "unknow
 
 // verify holds all parts of line n and what is said of them together against
 // the table.
-func (tb *table) verify(t *testing.T, n int, ioc map[string]json.RawMessage) {
+func (tb *table) verify(t *testing.T, n int, document *stored) {
 	t.Helper()
+	ioc := document.Arcanna.IOC
 	worst, score := "none", 0
+	hits := make(map[string]string)      // values, by name
+	related := make(map[string][]string) // none of the indicators has a value of another's type
 	for name, w := range indicators(n) {
 		want := tb.part(w)
+		if rank[want.Result] >= rank["suspicious"] {
+			hits[name] = w.value
+			list, value := relatedTo(t, w)
+			related[list] = append(related[list], value)
+		}
 		got := at(t, ioc, name)
 		require.Equal(t, want, got, "line %d, %s", n, name)
 		if rank[want.Result] > rank[worst] {
@@ -366,6 +385,35 @@ func (tb *table) verify(t *testing.T, n int, ioc map[string]json.RawMessage) {
 		require.NoError(t, json.Unmarshal(raw, &top))
 	}
 	require.Equal(t, global.IsMalicious, top, "line %d", n)
+
+	require.Equal(t, len(hits) > 0, document.Threat != nil, "line %d has hits, and threat", n)
+	require.Len(t, document.Related, len(related), "line %d, related", n)
+	if document.Threat == nil {
+		return
+	}
+	matched := make(map[string]string)
+	for _, e := range document.Threat.Enrichments {
+		matched[e.Matched.Field] = e.Matched.Atomic
+	}
+	require.Equal(t, hits, matched, "line %d, threat.enrichments", n)
+	for list, values := range related {
+		require.ElementsMatch(t, values, document.Related[list], "line %d, related.%s", n, list)
+	}
+}
+
+// relatedTo says where ECS's related has an indicator, and as what.
+func relatedTo(t *testing.T, w wanted) (list, value string) {
+	t.Helper()
+	switch w.typ {
+	case "ip", "hash":
+		return w.typ, w.value
+	case "url":
+		u, err := url.Parse(w.value)
+		require.NoError(t, err)
+		return "hosts", u.Hostname()
+	default:
+		return "hosts", w.value
+	}
 }
 
 // at is the part that stands under a dotted name.
