@@ -323,7 +323,11 @@ func (a *archive) settleFile(path string) error {
 	if err := a.unchanged(plain, path); err != nil {
 		return err
 	}
-	return a.j.removeIfThere(path)
+	if err := a.j.removeIfThere(path); err != nil {
+		return err
+	}
+	a.j.log.Debug("a closed output file was compressed", "path", path, "bytes", plain.info.Size())
+	return nil
 }
 
 // unchanged makes sure that what was read is all there is.
