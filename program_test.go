@@ -322,7 +322,7 @@ func TestWithoutAKey(t *testing.T) {
 
 func TestAdmin(t *testing.T) {
 	_, url := standIn(t)
-	p := startServer(t, t.TempDir(), url)
+	p := startServer(t, t.TempDir(), url, "--vt.limit.hour", "100", "--vt.limit.day", "500")
 	sendEvents(t, p.address(t), `{"n":1,"source":{"ip":"203.0.113.7"}}`)
 	admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
@@ -347,7 +347,7 @@ func TestAdmin(t *testing.T) {
 		"vtsidecar_events_received_total 1", "vtsidecar_events_stored_total 1", "vtsidecar_windows_acked_total 1", "vtsidecar_output_up 1",
 		`vtsidecar_indicators_total{result="malicious",type="ip"} 1`, `vtsidecar_cache_requests_total{result="miss"} 1`,
 		`vtsidecar_vt_requests_total{code="200"} 1`, "vtsidecar_cache_entries 1", "vtsidecar_build_info{", "go_goroutines",
-		`vtsidecar_vt_quota_remaining{window="day"} 499`, "vtsidecar_vt_queue_length 0", "vtsidecar_batch_duration_seconds_count 1",
+		`vtsidecar_vt_quota_remaining{window="hour"} 99`, `vtsidecar_vt_quota_remaining{window="day"} 499`, "vtsidecar_vt_queue_length 0", "vtsidecar_batch_duration_seconds_count 1",
 		"vtsidecar_vt_request_duration_seconds_count 1",
 	} {
 		assert.Contains(t, body, line)
