@@ -326,25 +326,23 @@ func (c *conn) receive(p []byte) (int, error) {
 	case !c.began:
 		limit = c.s.cfg.FirstByte
 	}
-	begin := time.Now()
-	for last := begin; ; {
-		var until time.Time
+	for waited := time.Duration(0); ; {
+		var step time.Duration
 		if limit > 0 {
-			until = begin.Add(limit)
-		}
-		if c.window != nil {
-			// Woken now and then to see whether others wait for its memory.
-			if next := last.Add(c.s.cfg.MaxBehind / 4); next.Before(until) {
-				until = next
-			}
+			// Woken now and then to see whether others wait for the window's memory.
+			// And what a step takes longer than it may is no wait for the client: this
+			// process was held up, or the whole machine, and what it sent meanwhile
+			// has not been looked at yet.
+			step = min(limit-waited, c.s.cfg.MaxBehind/4)
 		}
 		pressed := c.s.budget.pressed.Load()
-		n, err := c.once(p, until)
-		now := time.Now()
-		if c.window != nil && c.slow(pressed && c.s.budget.pressed.Load(), now.Sub(last), n) {
+		begin := time.Now()
+		n, err := c.once(p, step)
+		took := min(time.Since(begin), step)
+		waited += took
+		if c.window != nil && c.slow(pressed && c.s.budget.pressed.Load(), took, n) {
 			return 0, violation(reasonSlow, "the client sends less than %d bytes a second while others wait for the memory that it holds", c.s.cfg.MinRate)
 		}
-		last = now
 		switch {
 		case n > 0:
 			return n, nil
@@ -354,7 +352,7 @@ func (c *conn) receive(p []byte) (int, error) {
 			return 0, c.ended(err, inside)
 		case c.reading.Err() != nil:
 			return 0, errStopped
-		case now.Sub(begin) < limit:
+		case waited < limit:
 			continue
 		case inside:
 			return 0, violation(reasonStalled, "no byte for %v inside a window", limit)
@@ -364,13 +362,17 @@ func (c *conn) receive(p []byte) (int, error) {
 	}
 }
 
-// once is one read with a deadline; a zero one means none.
-func (c *conn) once(p []byte, until time.Time) (int, error) {
-	if set := !until.IsZero(); set || c.deadline {
+// once is one read that takes so long at most; 0: as long as it takes.
+func (c *conn) once(p []byte, most time.Duration) (int, error) {
+	if most > 0 || c.deadline {
+		var until time.Time
+		if most > 0 {
+			until = time.Now().Add(most)
+		}
 		if err := c.nc.SetReadDeadline(until); err != nil {
 			return 0, err
 		}
-		c.deadline = set
+		c.deadline = most > 0
 	}
 	// In this order: whoever stops the reading sets its deadline after it has said
 	// so, hence either that deadline stands or the word is seen here.

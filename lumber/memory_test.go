@@ -39,6 +39,8 @@ func TestAnnouncedIsNotAllocated(t *testing.T) {
 		"events of max_event":     join(windowFrame('2', 10_000), jsonHeader(1, 16<<20)),
 		"compressed 1 GiB":        join(windowFrame('2', 10_000), []byte("2C"), u32(1<<30-headerSize)),
 		"max_event in compressed": join(windowFrame('2', 10_000), []byte("2C"), u32(1<<20), deflated(3, jsonHeader(1, 16<<20))),
+		"window of 2^32-1":        windowFrame('2', 1<<32-1),
+		"pairs of 2^32-1":         join(windowFrame('1', 1), []byte("1D"), u32(1), u32(1<<32-1)),
 		"values of 100 MiB":       join(windowFrame('1', 10_000), []byte("1D"), u32(1), u32(10_000), u32(100<<20)),
 	} {
 		t.Run(name, func(t *testing.T) {

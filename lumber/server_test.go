@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -632,16 +633,170 @@ func TestNeverReadsAcksHoldsLittle(t *testing.T) {
 	})
 }
 
-// The same window twice at once: both are handled, both acknowledged.
+// A client that reads its acks late gets them all the same.
+func TestReadsAcksSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, p := pipe(t, Config{}, discard{})
+		go p.offer(bytes.Repeat(three, 20))
+		for range 20 {
+			<-time.After(25 * time.Second)
+			p.acks('2', 3)
+		}
+	})
+}
+
+// The same window again while its first copy is in flight: both are handled,
+// both acknowledged.
 func TestSameWindowTwice(t *testing.T) {
-	h := &store{t: t}
+	entered, gate := make(chan struct{}, 2), make(chan struct{})
+	h := &store{t: t, before: func(context.Context, *event.Batch) error {
+		entered <- struct{}{}
+		<-gate
+		return nil
+	}}
 	s := start(t, Config{}, h)
 	a, b := s.dial(), s.dial()
 	a.send(three)
+	<-entered
 	b.send(three)
+	<-entered
+	close(gate)
 	a.acks('2', 3)
 	b.acks('2', 3)
 	assert.Len(t, h.all(), 6)
+}
+
+// What is an event is not this room's to judge: whatever its bytes are, they are
+// handed down as they came, and the window goes on.
+func TestEventsAreNotJudged(t *testing.T) {
+	var keys strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&keys, `,"k%d":%d`, i, i)
+	}
+	docs := []string{
+		// what becomes a dead letter further down
+		`1`, `"text"`, `[1,2]`, `null`, "\xef\xbb\xbf{}", "{\"a\":\"\xff\"}", strings.Repeat(`{"a":`, 1001) + "1" + strings.Repeat("}", 1001),
+		`{} {}`, `{"a":1,}`, `{"a":NaN}`, "{\"a\":\"\x01\"}", ` `, "\x00",
+		// what is stored as it is
+		`{"a":"\ud800"}`, `{"a":1,"a":2}`, `{"first":0` + keys.String() + `}`, `{"a":9007199254740993}`, `{"a":18446744073709551615}`, `{"a":1e400}`,
+		`{"@timestamp":"tomorrow"}`, `{"@timestamp":7}`, `{"sour\u0063e":{"ip":"203.0.113.7"}}`, "{\r\n\"a\":\n1\r}",
+		`{"@metadata":"text","a":1}`, `{"@metadata":{},"@metadata":{"_id":"1"}}`, `{"a":1,"@metadata":{"_id":"1"}}`,
+	}
+	frames := make([][]byte, len(docs))
+	for i, doc := range docs {
+		frames[i] = jsonFrame(uint32(i+1), doc)
+	}
+	n := uint32(len(docs))
+	for name, window := range map[string][]byte{
+		"plain": join(windowFrame('2', n), join(frames...)), "compressed": join(windowFrame('2', n), compressedFrame('2', frames...)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &store{t: t}
+			s := start(t, Config{}, h)
+			p := s.dial()
+			p.send(window)
+			p.acks('2', n)
+			assert.Equal(t, docs, h.raws())
+		})
+	}
+}
+
+// By a bubble's clock, with the times that users get: who stalls is closed, not
+// before and not long after, and others do not notice.
+func TestStalls(t *testing.T) {
+	ca := newAuthority(t)
+	overTLS := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{ca.issue(time.Now().AddDate(-20, 0, 0))}}
+	for _, tt := range []struct {
+		name   string
+		tls    bool
+		send   []byte
+		after  time.Duration
+		reason string
+	}{
+		{"first byte", false, nil, 10 * time.Second, reasonFirstByte},
+		{"first byte, TLS", true, nil, 10 * time.Second, reasonFirstByte},
+		{"handshake", true, []byte("\x16\x03\x01"), 10 * time.Second, reasonHandshake},
+		{"header", false, []byte("2W\x00"), 30 * time.Second, reasonStalled},
+		{"window", false, windowFrame('2', 2), 30 * time.Second, reasonStalled},
+		{"body", false, join(windowFrame('2', 2), jsonHeader(1, 100), []byte("{")), 30 * time.Second, reasonStalled},
+		{"compressed body", false, three[:18], 30 * time.Second, reasonStalled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var cfg Config
+				if tt.tls {
+					cfg.TLS = overTLS
+				}
+				s, p := pipe(t, cfg, discard{})
+				p.send(tt.send)
+				var other *peer
+				if !tt.tls {
+					other = s.join(t)
+				}
+				for range int(tt.after/time.Second) - 1 {
+					<-time.After(time.Second)
+					if other != nil {
+						other.send(three)
+						other.acks('2', 3)
+					}
+				}
+				count := func() float64 { return value(t, s.metrics.ProtocolErrors.WithLabelValues(tt.reason)) }
+				assert.Zero(t, count())
+				<-time.After(time.Second)
+				synctest.Wait()
+				assert.Equal(t, 1.0, count())
+				p.closed()
+				if other != nil {
+					other.send(three)
+					other.acks('2', 3)
+				}
+			})
+		})
+	}
+}
+
+// held is a connection to a process that stands still for a minute, once.
+type held struct {
+	net.Conn
+	at   int // read
+	read int
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	if h.read++; h.read == h.at {
+		<-time.After(time.Minute)
+		return 0, os.ErrDeadlineExceeded // as the runtime sees it first
+	}
+	return h.Conn.Read(p)
+}
+
+// A process that was stopped for a minute, or slept with its machine, does not
+// hold that against its clients.
+func TestStandstillIsNoFault(t *testing.T) {
+	for at := 1; at <= 3; at++ {
+		for _, pressed := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := NewServer(Config{}, discard{})
+				require.NoError(t, err)
+				client, server := net.Pipe()
+				s.admit(&held{Conn: server, at: at})
+				p := &peer{t, client}
+				p.offer(three[:6])
+				synctest.Wait()
+				if pressed {
+					defer s.pressure()()
+					s.join(t).send(three[:6])
+				}
+				go func() {
+					p.offer(three[6:20])
+					p.offer(three[20:])
+				}()
+				p.acks('2', 3)
+				require.NoError(t, client.Close())
+				require.NoError(t, s.Shutdown(context.Background()))
+			})
+		}
+	}
 }
 
 func TestMaxConnections(t *testing.T) {
