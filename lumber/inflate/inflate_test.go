@@ -440,6 +440,109 @@ func TestMemory(t *testing.T) {
 	}))
 }
 
+// randomLengths are the lengths of a complete set of codes, for at most most of symbols.
+func randomLengths(rnd *rand.Rand, most, longest int) []uint8 {
+	// Leaves of a tree that is split: at its deepest, anywhere, or where it is not
+	// deep, which makes codes of much the same length beside a few short ones.
+	leaves := []int{0}
+	short, tries := rnd.IntN(4), 1+rnd.IntN(2)*rnd.IntN(20)
+	deep := rnd.IntN(3)
+	for want := 2 + rnd.IntN(most-1); len(leaves) < want; {
+		i := len(leaves) - 1
+		if len(leaves) > short && rnd.IntN(3) >= deep {
+			for range tries {
+				if j := short + rnd.IntN(len(leaves)-short); leaves[j] < leaves[i] {
+					i = j
+				}
+			}
+		}
+		if leaves[i] == longest {
+			want--
+			continue
+		}
+		leaves[i]++
+		leaves = append(leaves, leaves[i])
+	}
+	lengths := make([]uint8, most)
+	for i, s := range rnd.Perm(most)[:len(leaves)] {
+		lengths[s] = uint8(leaves[i])
+	}
+	return lengths
+}
+
+// Blocks of any codes, with symbols as likely as each other: so most codes are
+// long, and all lengths follow each other at all places of a byte.
+func TestRandomCodes(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(11, 12))
+	r := New(nil)
+	for range 300 {
+		litlen, dist := map[int]int{}, map[int]int{}
+		for litlen[endOfBlock] == 0 {
+			for s, l := range randomLengths(rnd, maxLitlen, maxCode) {
+				litlen[s] = int(l)
+			}
+		}
+		for s, l := range randomLengths(rnd, maxDist, maxCode) {
+			dist[s] = int(l)
+		}
+		code := func(lengths map[int]int) (symbols []int, codes map[int]int) {
+			codes = map[int]int{}
+			next := 0
+			for l := 1; l <= maxCode; l++ {
+				for s := range len(lengths) {
+					if lengths[s] == l {
+						symbols = append(symbols, s)
+						codes[s] = next
+						next++
+					}
+				}
+				next *= 2
+			}
+			return symbols, codes
+		}
+		symbols, codes := code(litlen)
+		distSymbols, distCodes := code(dist)
+
+		// First what the farthest match may refer to.
+		data := make([]byte, windowSize)
+		for i := range data {
+			data[i] = byte(rnd.Uint32())
+		}
+		w := (&bitWriter{}).bits(0, 3).align().bits(windowSize, 16).bits(^windowSize, 16).bytes(string(data)).dynamic(1, litlen, dist)
+		for range 1500 {
+			s := symbols[rnd.IntN(len(symbols))]
+			if s == endOfBlock {
+				continue
+			}
+			w.code(codes[s], litlen[s])
+			if s < endOfBlock {
+				data = append(data, byte(s))
+				continue
+			}
+			extra := rnd.IntN(1 << (litlenMeaning[s] & 0xff))
+			length := int(litlenMeaning[s]>>16) + extra
+			w.bits(extra, int(litlenMeaning[s]&0xff))
+			d := distSymbols[rnd.IntN(len(distSymbols))]
+			extra = rnd.IntN(1 << (distMeaning[d] & 0xff))
+			w.code(distCodes[d], dist[d]).bits(extra, int(distMeaning[d]&0xff))
+			for range length {
+				data = append(data, data[len(data)-int(distMeaning[d]>>16)-extra])
+			}
+		}
+		w.code(codes[endOfBlock], litlen[endOfBlock])
+
+		theirs, err := io.ReadAll(stdflate.NewReader(bytes.NewReader(w.b)))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, theirs), "the test's own stream")
+		for _, size := range []int{64 << 10, 1 + rnd.IntN(10_000)} {
+			r.Reset(bufio.NewReader(bytes.NewReader(w.b)))
+			got, err := readAll(t, r, size)
+			require.Equal(t, io.EOF, err)
+			require.True(t, bytes.Equal(data, got))
+		}
+	}
+}
+
 // Any complete set of codes decodes to what the rule of RFC 1951, 3.2.2, says,
 // and any other is refused.
 func TestTables(t *testing.T) {
@@ -450,26 +553,7 @@ func TestTables(t *testing.T) {
 	}
 	for _, kind := range []struct{ most, indexBits, longest, size int }{{288, litlenBits, 15, litlenSize}, {32, distBits, 15, distSize}, {nPrecodes, precodeBits, 7, 1 << precodeBits}} {
 		for range 3000 {
-			// Leaves of a tree that is split at random, often at its deepest.
-			leaves := []int{0}
-			for want := 2 + rnd.IntN(kind.most-1); len(leaves) < want; {
-				i := len(leaves) - 1
-				if rnd.IntN(3) > 0 {
-					i = rnd.IntN(len(leaves))
-				}
-				if leaves[i] == kind.longest {
-					if i = rnd.IntN(len(leaves)); leaves[i] == kind.longest {
-						want--
-						continue
-					}
-				}
-				leaves[i]++
-				leaves = append(leaves, leaves[i])
-			}
-			lengths := make([]uint8, kind.most)
-			for i, s := range rnd.Perm(kind.most)[:len(leaves)] {
-				lengths[s] = uint8(leaves[i])
-			}
+			lengths := randomLengths(rnd, kind.most, kind.longest)
 			table := make([]uint32, kind.size)
 			require.True(t, build(table, kind.indexBits, lengths, meanings))
 			code := 0
@@ -493,8 +577,8 @@ func TestTables(t *testing.T) {
 			s := rnd.IntN(len(lengths))
 			old := lengths[s]
 			lengths[s] = uint8(rnd.IntN(kind.longest + 1))
-			// A set that is complete again is no test; of two codes, one may go.
-			if lengths[s] != old && (len(leaves) > 2 || lengths[s] != 0) {
+			// Another length makes no complete set; but of two codes one may go.
+			if lengths[s] != old && slices.Max(lengths) > 1 {
 				require.False(t, build(table, kind.indexBits, lengths, meanings), "%v", lengths)
 			}
 		}
