@@ -78,36 +78,41 @@ func cutOff(err error) error {
 // The sum is two numbers modulo 65521: the sum of all bytes (a) and the sum of
 // all values that a has had (b). Within n bytes, the byte at place j adds n-j
 // times itself to b. So for words of eight bytes it is enough to keep, for each
-// of the eight places, the bytes' sum (the lanes of even and odd) and the sum of
-// that sum's earlier values (evens and odds).
+// of the eight places, the bytes' sum (the lanes of even and odd) and, for all
+// places of a lane, the sum of that sum's earlier values (earlier).
 func addAdler32(sum uint32, p []byte) uint32 {
 	const (
 		modulus = 65521
 		lanes   = 0x00ff00ff00ff00ff // four of 16 bits
-		block   = 128                // bytes; a lane of evens reaches 255·(0+…+15), which fits
+		block   = 128                // bytes; a lane of earlier reaches 2·255·(0+…+15), which fits
 		most    = 1 << 20            // bytes before a and b, of 64 bits, are reduced
+
+		// Times one of these, the highest lane is the lanes' sum, each once, or the
+		// lowest four times, the next three times and so on. No sum here is over 16 bits.
+		once    = 0x0001000100010001
+		falling = 0x0004000300020001
 	)
 	a, b := uint64(sum&0xffff), uint64(sum>>16)
 	for len(p) > 0 {
 		q := p[:min(len(p), most)]
 		p = p[len(q):]
 		for ; len(q) >= block; q = q[block:] {
-			var even, odd, evens, odds uint64
-			for w := q[:block]; len(w) >= 16; w = w[16:] {
-				x, y := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
-				evens += even
-				odds += odd
+			var even, odd, earlier uint64
+			w := (*[block]byte)(q)
+			for i := 0; i < block; i += 16 {
+				x, y := binary.LittleEndian.Uint64(w[i:i+8]), binary.LittleEndian.Uint64(w[i+8:i+16])
+				earlier += even + odd
 				even += x & lanes
 				odd += x >> 8 & lanes
-				evens += even
-				odds += odd
+				earlier += even + odd
 				even += y & lanes
 				odd += y >> 8 & lanes
 			}
-			b += block*a + 8*(lanesSum(evens)+lanesSum(odds)) +
-				8*(even&0xffff) + 6*(even>>16&0xffff) + 4*(even>>32&0xffff) + 2*(even>>48) +
-				7*(odd&0xffff) + 5*(odd>>16&0xffff) + 3*(odd>>32&0xffff) + odd>>48
-			a += lanesSum(even) + lanesSum(odd)
+			// The eight places of a word count 8, 7, … 1 times: twice 4, 3, 2, 1 for
+			// even and odd alike, less one for odd.
+			b += block*a + 8*(earlier&0xffff+earlier>>16&0xffff+earlier>>32&0xffff+earlier>>48) +
+				2*(even*falling>>48+odd*falling>>48) - odd*once>>48
+			a += (even + odd) * once >> 48
 		}
 		for _, c := range q {
 			a += uint64(c)
@@ -116,11 +121,4 @@ func addAdler32(sum uint32, p []byte) uint32 {
 		a, b = a%modulus, b%modulus
 	}
 	return uint32(b<<16 | a)
-}
-
-// lanesSum adds four lanes of 16 bits.
-func lanesSum(x uint64) uint64 {
-	const two = 0x0000ffff0000ffff
-	x = x&two + x>>16&two
-	return x&0xffffffff + x>>32
 }
