@@ -52,7 +52,7 @@ torture 2,4,19,20 "$dir/sound" || { echo "these rows fail without any defect:"; 
 defect no-window-cap 2 lumber/window.go 'int64(h.n) > int64(max)' 'int64(h.n) > int64(max)<<20'
 defect no-event-cap 4 lumber/window.go 'length == 0 || length > c.s.cfg.MaxEvent' 'length == 0 || length > maxWireEvent'
 defect no-connection-cap 20 lumber/server.go 'all, each := s.cfg.MaxConnections, s.cfg.MaxPerAddress' 'all, each := 0, s.cfg.MaxPerAddress'
-defect ack-before-stored 19 lumber/ack.go 'if w.failed || w.pending > 0 {' 'if w.failed {'
+defect ack-before-stored 19 lumber/ack.go $'if w.failed || w.pending > 0 {\n\t\t\t\tbreak' $'if w.failed {\n\t\t\t\tbreak'
 defect keepalive-stopped 19 lumber/ack.go 'due := c.s.cfg.Keepalive' 'due := time.Hour + c.s.cfg.Keepalive'
 
 echo "$tried defects, $((tried - missed)) found"

@@ -425,6 +425,7 @@ func shortages() []trial {
 			for range more {
 				p := t.connect()
 				defer p.close()
+				p.within(5 * time.Second) // who is let in and says nothing is closed later
 				p.closed()
 				if p.err != nil {
 					return "", p.err
