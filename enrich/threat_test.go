@@ -103,6 +103,28 @@ func TestECSDocuments(t *testing.T) {
 	})
 }
 
+// The example in docs/verdicts.md is made here.
+func TestECSExample(t *testing.T) {
+	const path, begin, end = "../docs/verdicts.md", "<!-- example -->\n", "<!-- /example -->\n"
+	inECS(t, enrich.Config{ECS: ecsOn}, func(t *testing.T, b *bench) {
+		line := strings.TrimPrefix(ecsLine(t, b, ipEvent("203.0.113.7")), `{"source":{"ip":"203.0.113.7"},`)
+		var pretty bytes.Buffer
+		require.NoError(t, json.Indent(&pretty, []byte("{"+line), "", "  "))
+		page, err := os.ReadFile(path)
+		require.NoError(t, err)
+		before, rest, ok := strings.Cut(string(page), begin)
+		require.True(t, ok)
+		_, behind, ok := strings.Cut(rest, end)
+		require.True(t, ok)
+		want := before + begin + "\n```json\n" + pretty.String() + "\n```\n\n" + end + behind
+		if *update {
+			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+			return
+		}
+		assert.Equal(t, want, string(page), "go test ./enrich -run TestECSExample -update")
+	})
+}
+
 // Every leaf that is added is one of ECS's, with a value of its type.
 func TestECSLeavesAreDefined(t *testing.T) {
 	types := ecsTypes(t)
