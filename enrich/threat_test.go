@@ -311,6 +311,44 @@ func TestECSTwice(t *testing.T) {
 	})
 }
 
+// A chain of servers, the second of which trusts the first: one identity, which
+// is that of the verdict, whatever was added on the way.
+func TestIdentityOfATrustedVerdict(t *testing.T) {
+	inECS(t, enrich.Config{ECS: ecsOn, IDMetadata: true}, func(t *testing.T, first *bench) {
+		second := newBench(t, enrich.Config{ECS: ecsOn, IDMetadata: true, TrustVerdicts: true}, newSource(t), nil)
+		defer second.close()
+		for name, sent := range map[string]string{
+			"position":           `{"log":{"file":{"path":"/x"},"offset":1},"source":{"ip":"203.0.113.7"}}`,
+			"with its own lists": `{"log":{"file":{"path":"/x"},"offset":1},"source":{"ip":"203.0.113.7"},"related":{"ip":["192.0.2.1"]},"threat":{}}`,
+			"none":               ipEvent("203.0.113.7"),
+			"an _id":             `{"@metadata":{"_id":"a\"\u00e9\n"},"source":{"ip":"203.0.113.7"}}`,
+			"an _id in hex":      `{"@metadata":{"_id":"00112233445566778899aabbccddeeff"},"n":1}`,
+		} {
+			sent, err := first.run(context.Background(), batch(event.Unlimited{}, sent))
+			require.NoError(t, err)
+			line := strings.TrimSuffix(sent.lines[0], "\n")
+			for _, l := range []string{line, strings.NewReplacer(`"arcanna":`, "\r\n\"arcanna\" :\n", `"event_id":`, "\n\"event_id\"\t: ").Replace(line)} {
+				got, err := second.run(context.Background(), batch(event.Unlimited{}, l))
+				require.NoError(t, err)
+				if name == "an _id in hex" {
+					assert.Equal(t, "00112233445566778899aabbccddeeff", fmt.Sprint(got.ids[0]))
+					continue
+				}
+				assert.Equal(t, sent.ids, got.ids, name)
+			}
+		}
+		// What is no identity is none.
+		sent := `{"log":{"file":{"path":"/x"},"offset":1},"arcanna":{"ioc":%s}}`
+		want, err := second.run(context.Background(), batch(event.Unlimited{}, fmt.Sprintf(sent, "{}")))
+		require.NoError(t, err)
+		for _, ioc := range []string{`{"event_id":""}`, `{"event_id":5}`, `{"event_id":null}`, `{"event_id":{"a":"b"}}`, `{"event_id":["x"]}`, `5`, `{"event_id":"` + strings.Repeat("x", 4000) + `"}`} {
+			got, err := second.run(context.Background(), batch(event.Unlimited{}, fmt.Sprintf(sent, ioc)))
+			require.NoError(t, err)
+			assert.Equal(t, want.ids, got.ids, ioc)
+		}
+	})
+}
+
 func TestECSBounds(t *testing.T) {
 	inECS(t, enrich.Config{ECS: ecsOn}, func(t *testing.T, b *bench) {
 		var ips []string

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -513,6 +514,7 @@ func (w *Work) identify(ctx context.Context, p *planned) error {
 	s := w.s
 	r := &s.result
 	switch {
+	case r.HadVerdict && w.e.cfg.TrustVerdicts && w.keptID(p):
 	case w.e.cfg.IDMetadata && len(r.MetadataID) > 0:
 		// It is the sender's own and may be chosen with care, hence a digest in
 		// which nobody finds two of a kind.
@@ -537,6 +539,27 @@ func (w *Work) identify(ctx context.Context, p *planned) error {
 		copy(p.id[:], s.random[s.fresh:])
 	}
 	return nil
+}
+
+// keptID takes the identity over from the event's own verdict, which stays: two
+// identities in one event would be one too many, and the first server knew the
+// event before it had anything added.
+func (w *Work) keptID(p *planned) bool {
+	raw := w.batch.Events[w.next].Raw
+	v := w.s.result.Find(raw, "arcanna.ioc.event_id").Value
+	if v.To-v.From <= len(`""`) || v.To-v.From > longest(maxID) || raw[v.From] != '"' {
+		return false
+	}
+	var id string
+	if json.Unmarshal(raw[v.From:v.To], &id) != nil {
+		return false
+	}
+	if n, err := hex.Decode(p.id[:], []byte(id)[:min(len(id), 2*len(p.id))]); err == nil && n == len(p.id) && len(id) == 2*n {
+		return true
+	}
+	sum := sha256.Sum256([]byte(id)) // it was an @metadata._id
+	copy(p.id[:], sum[:])
+	return true
 }
 
 // collect turns the values of the scanned event into refs to findings.

@@ -105,6 +105,10 @@ func FuzzScan(f *testing.F) {
 		}
 		require.Equal(t, string(in), raw, "the event itself was changed")
 
+		for _, path := range []string{"a", "a.b", "a.b.c", "arcanna.ioc", "related.ip", "threat.enrichments"} {
+			requireSite(t, want, raw, path, r.Find(in, path))
+		}
+
 		require.Equal(t, regroup(refValues(want, fuzzFields)), regroup(r.Values))
 		for _, v := range r.Values {
 			require.True(t, utf8.Valid(v.Text) && utf8.Valid(v.Key))
@@ -118,6 +122,55 @@ func FuzzScan(f *testing.F) {
 		require.Empty(t, again.metaCuts)
 		require.Equal(t, line, again.AppendLine(nil, line, []byte(ioc)), "not stable")
 	})
+}
+
+// requireSite holds what Find found against the tree.
+func requireSite(t *testing.T, n *refNode, raw, path string, got Site) {
+	t.Helper()
+	var value, object *refNode
+	blocked := false
+	var look func(n *refNode, path string)
+	look = func(n *refNode, path string) {
+		for _, m := range n.members {
+			key := exact(m.units)
+			switch {
+			case key == path:
+				value = m.value
+			case strings.HasPrefix(key, path+"."), strings.HasPrefix(path, key+".") && m.value.kind != '{':
+				blocked = true
+			case strings.HasPrefix(path, key+"."):
+				object = m.value
+				look(m.value, path[len(key)+1:])
+			}
+		}
+	}
+	look(n, path)
+	require.Equal(t, blocked, got.Blocked, path)
+	for _, x := range []struct {
+		want *refNode
+		got  Span
+	}{{value, got.Value}, {object, got.Object}} {
+		if x.want == nil {
+			require.Zero(t, x.got, path)
+			continue
+		}
+		var b bytes.Buffer
+		x.want.write(&b)
+		require.Equal(t, b.String(), squeeze([]byte(raw[x.got.From:x.got.To])), path)
+		if x.want.kind == '{' || x.want.kind == '[' {
+			require.Equal(t, len(x.want.members)+len(x.want.elements) == 0, Empty([]byte(raw), x.got.From))
+		}
+		if x.want.kind == '[' {
+			count := 0
+			for e := range Elements([]byte(raw), x.got.From) {
+				b.Reset()
+				x.want.elements[count].write(&b)
+				require.Equal(t, b.String(), squeeze([]byte(raw[e.From:e.To])))
+				count++
+			}
+			require.Equal(t, len(x.want.elements), count)
+		}
+	}
 }
 
 func requireOneLine(t *testing.T, line []byte) {

@@ -4,12 +4,12 @@ import (
 	"iter"
 )
 
-// This file reads lines that AppendLine has written, so its rule is: what it is
-// given is valid JSON. It is for the few events with a threat or a related of
+// This file reads events that were scanned, and lines that AppendLine has
+// written, so its rule is: what it is given is valid JSON. It is for the few events with a threat or a related of
 // their own that must be completed, hence plain rather than fast. It allocates
 // nothing that an event could make large.
 
-// Span is a range of bytes of a line.
+// Span is a range of bytes of an event or a line.
 type Span struct{ From, To int }
 
 // Site is what a line has at a dotted path, and where something can be put.
@@ -29,6 +29,9 @@ func Find(line []byte, at int, path string) (s Site) {
 	s.find(line, at, path)
 	return s
 }
+
+// Find is Find in the event that was scanned, which raw is.
+func (r *Result) Find(raw []byte, path string) Site { return Find(raw, r.begin, path) }
 
 func (s *Site) find(line []byte, at int, path string) {
 	for key, value := range Members(line, at) {
@@ -133,7 +136,7 @@ func Empty(line []byte, at int) bool {
 
 // blank is the first byte at or behind p that is no white space.
 func blank(line []byte, p int) int {
-	for line[p] == ' ' || line[p] == '\t' {
+	for line[p] == ' ' || line[p] == '\t' || line[p] == '\n' || line[p] == '\r' {
 		p++
 	}
 	return p
@@ -157,7 +160,7 @@ func skip(line []byte, p int) int {
 		case '}', ']':
 			depth--
 			p++
-		case ',', ':', ' ', '\t':
+		case ',', ':', ' ', '\t', '\n', '\r':
 			p++
 		default: // a number or a literal
 			for p++; !ends[line[p]]; p++ {
@@ -170,4 +173,4 @@ func skip(line []byte, p int) int {
 }
 
 // ends marks what ends a number or a literal.
-var ends = [256]bool{',': true, '}': true, ']': true, ' ': true, '\t': true, '\n': true}
+var ends = [256]bool{',': true, '}': true, ']': true, ' ': true, '\t': true, '\n': true, '\r': true}
