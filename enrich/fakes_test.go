@@ -366,6 +366,9 @@ func (b *bench) drain(ctx context.Context, in *event.Batch, show func(enrich.Por
 			at = l.End
 		}
 		require.Equal(b.t, len(p.Lines.Buf), at)
+		if len(p.Lines.Index) > 1 {
+			require.LessOrEqual(b.t, len(p.Lines.Buf), 1<<20, "a portion is more only for a single event")
+		}
 		require.Equal(b.t, len(p.Lines.Index), bytes.Count(p.Lines.Buf, []byte("\n")), "one line for one event")
 		show(p)
 		size, held := work.Footprint()
