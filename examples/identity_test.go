@@ -280,20 +280,25 @@ func TestWhatIdentityCounts(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		changes map[string]any
+		both    map[string]any // what both have
 	}{
-		{"order of members, white space, escapes, dotted keys for objects", nil},
-		{"`agent.ephemeral_id`, `event.created`, `event.ingested`", map[string]any{"agent.ephemeral_id": "x", "event.created": "2027-01-01T00:00:00Z", "event.ingested": "2027-01-01T00:00:00Z"}},
-		{"anything in `@metadata` but `_id`", map[string]any{"@metadata.pipeline": "p", "@metadata.version": "8.17.1"}},
-		{"an incoming `arcanna.ioc`", map[string]any{"arcanna.ioc.event_id": "x"}},
-		{"`@timestamp`", map[string]any{"@timestamp": "2027-01-01T00:00:00.000Z"}},
-		{"`message`, or any other field", map[string]any{"message": "other"}},
-		{"the order of a list", map[string]any{"tags": []any{"web", "dmz"}}},
-		{"the spelling of a number (`1`, `1.0`)", map[string]any{"size": json.Number("1.0")}},
-		{"a number written as a string", map[string]any{"size": "1"}},
-		{"`agent.version` (an upgrade), `host.*` (another address)", map[string]any{"agent.version": "8.18.0", "host.ip": []any{"10.31.0.8"}}},
-		{"`agent.id` (another Beat)", map[string]any{"agent.id": "x"}},
-		{"`log.file.path` (renamed and read again)", map[string]any{"log.file.path": "/var/log/nginx/access.log.1"}},
+		{what: "order of members, white space, escapes, dotted keys for objects"},
+		{what: "`agent.ephemeral_id`, `event.created`, `event.ingested`", changes: map[string]any{"agent.ephemeral_id": "x", "event.created": "2027-01-01T00:00:00Z", "event.ingested": "2027-01-01T00:00:00Z"}},
+		{what: "anything in `@metadata` but `_id`", changes: map[string]any{"@metadata.pipeline": "p", "@metadata.version": "8.17.1"}},
+		{what: "an incoming `arcanna.ioc`", changes: map[string]any{"arcanna.ioc.event_id": "x"}},
+		{what: "what hits add to `threat` and `related`, in an event that comes with an `arcanna.ioc`", both: map[string]any{"arcanna.ioc.schema": json.Number("1")},
+			changes: map[string]any{"related.ip": []any{"203.0.113.77"}, "threat.enrichments": []any{map[string]any{"matched": map[string]any{"occurred": "2027-01-01T00:00:00Z"}}}}},
+		{what: "the same in one that comes without", changes: map[string]any{"related.ip": []any{"203.0.113.77"}}},
+		{what: "`@timestamp`", changes: map[string]any{"@timestamp": "2027-01-01T00:00:00.000Z"}},
+		{what: "`message`, or any other field", changes: map[string]any{"message": "other"}},
+		{what: "the order of a list", changes: map[string]any{"tags": []any{"web", "dmz"}}},
+		{what: "the spelling of a number (`1`, `1.0`)", changes: map[string]any{"size": json.Number("1.0")}},
+		{what: "a number written as a string", changes: map[string]any{"size": "1"}},
+		{what: "`agent.version` (an upgrade), `host.*` (another address)", changes: map[string]any{"agent.version": "8.18.0", "host.ip": []any{"10.31.0.8"}}},
+		{what: "`agent.id` (another Beat)", changes: map[string]any{"agent.id": "x"}},
+		{what: "`log.file.path` (renamed and read again)", changes: map[string]any{"log.file.path": "/var/log/nginx/access.log.1"}},
 	} {
+		line, record := line.with(c.both), record.with(c.both)
 		fmt.Fprintf(&table, "| %s | %s | %s |\n", c.what, word[x.same(line, line.with(c.changes))], word[x.same(record, record.with(c.changes))])
 	}
 	section(t, "../docs/identity.md", "content", table.String())
