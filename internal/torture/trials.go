@@ -334,9 +334,12 @@ func giants() []trial {
 		refused("event_size", "J of 128 MiB + 1", w, jsonHeader(1, 128<<20+1)),
 		refused("event_size", "a v1 key of 2^32-1", window('1', 1), dataFrame(1)[:6], u32(1), u32(1<<32-1)),
 	}
-	for name, n := range map[string]uint32{"2^31-1": 1<<31 - 1, "2^31": 1 << 31, "2^32-1": 1<<32 - 1} {
-		all = append(all, refused("event_size", "J of "+name, w, jsonHeader(1, n)),
-			refused("event_size", "J of "+name+" in C", w, compressed('2', jsonHeader(1, n))))
+	for _, n := range []struct {
+		name string
+		size uint32
+	}{{"2^31-1", 1<<31 - 1}, {"2^31", 1 << 31}, {"2^32-1", 1<<32 - 1}} {
+		all = append(all, refused("event_size", "J of "+n.name, w, jsonHeader(1, n.size)),
+			refused("event_size", "J of "+n.name+" in C", w, compressed('2', jsonHeader(1, n.size))))
 	}
 	return all
 }
