@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real Filebeat against the real binary. Builds both and the stand-in VirusTotal, gets strace where it is missing, and runs the
+# Real Filebeat and other senders against the real binary. Builds both and the stand-in VirusTotal, gets strace where it is missing, and runs the
 # tests behind the build tag "real". Filebeat is built once for each state of its go.sum and version of Go: a minute or two.
 # Arguments go to go test: scripts/test-real.sh -run TestKilled -v
 set -euo pipefail
