@@ -159,16 +159,15 @@ func (r *Reader) fast(p []byte, n int) (int, error) {
 			}
 			continue
 		}
-		// A pattern shorter than a word: written once more it is twice as long.
-		for behind < 8 {
-			store(p, to, load(p, uint(from)))
+		// A pattern shorter than 16 bytes: written once more it is twice as long.
+		for behind < 16 {
+			copy16(p, to, from)
 			to += behind
 			behind *= 2
 		}
-		for to < n {
-			store(p, to, load(p, uint(from)))
-			from += 8
-			to += 8
+		for ; to < n; to += 16 {
+			copy16(p, to, from)
+			from += 16
 		}
 	}
 	r.pos = int(pos)
@@ -178,4 +177,7 @@ func (r *Reader) fast(p []byte, n int) (int, error) {
 // The third index spares the compiler a thought about empty slices.
 func load(p []byte, i uint) uint64 { return binary.LittleEndian.Uint64(p[i : i+8 : i+8]) }
 
-func store(p []byte, i int, v uint64) { binary.LittleEndian.PutUint64(p[i:i+8:i+8], v) }
+// copy16 reads before it writes.
+func copy16(p []byte, to, from int) {
+	*(*[16]byte)(p[to : to+16 : to+16]) = *(*[16]byte)(p[from : from+16 : from+16])
+}
