@@ -26,10 +26,13 @@ type torture struct {
 	stop   time.Duration // of SIGSTOP
 	load   time.Duration // of everything at once; 0: none
 	only   []int         // rows; none: all
+	first  bool          // the first failure ends it
 	out    io.Writer
+	enough context.CancelFunc // ends all trials
 
-	mu      sync.Mutex
-	results map[string][]result // by row and trial; guarded by mu
+	mu      sync.Mutex          // guards all below
+	results map[string][]result // by row and trial
+	ended   bool                // by a failure
 }
 
 // result is what came of a trial over one transport.
@@ -46,6 +49,7 @@ func tortureCommand(ctx context.Context, args []string, out io.Writer) error {
 	set.StringVar(&t.dir, "dir", "", "`FOLDER` for its files; default: a temporary one, removed at the end")
 	set.DurationVar(&t.stop, "stop", 60*time.Second, "how long SIGSTOP lasts")
 	set.DurationVar(&t.load, "load", 15*time.Second, "how long everything comes at once; 0s: not at all")
+	set.BoolVar(&t.first, "first", false, "end at the first failure")
 	only := set.String("rows", "", "these `ROWS` of the table only, with commas, and not all at once")
 	if err := parse(set, args); err != nil {
 		return err
@@ -71,8 +75,11 @@ func tortureCommand(ctx context.Context, args []string, out io.Writer) error {
 	return t.run(ctx)
 }
 
-func (t *torture) run(ctx context.Context) error {
+func (t *torture) run(outer context.Context) error {
 	begin := time.Now()
+	ctx, enough := context.WithCancel(outer)
+	defer enough()
+	t.enough = enough
 	table := rows()
 	wanted := func(row int) bool { return len(t.only) == 0 || slices.Contains(t.only, row+1) }
 	targets, err := t.targets(ctx)
@@ -142,17 +149,19 @@ func (t *torture) run(ctx context.Context) error {
 	turns.Wait()
 	beside.Wait()
 	var attacks []result
-	if t.load > 0 && len(t.only) == 0 {
+	if t.load > 0 && len(t.only) == 0 && ctx.Err() == nil {
 		attacks = t.atOnce(ctx, targets, table)
 	}
 	var ends []result
 	for _, x := range targets {
-		ends = append(ends, t.conclude(x)...)
+		if ctx.Err() == nil {
+			ends = append(ends, t.conclude(x)...)
+		}
 	}
 	alone.Wait()
 	stop()
 	samples.Wait()
-	if err := ctx.Err(); err != nil {
+	if err := outer.Err(); err != nil {
 		return err
 	}
 	return t.report(table, wanted, append(attacks, ends...), time.Since(begin))
@@ -202,8 +211,15 @@ func (t *torture) try(x *target, row, i int, tr trial) {
 func (t *torture) note(row, i int, over, outcome string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended {
+		return // it was not let finish
+	}
 	key := fmt.Sprint(row, ".", i)
 	t.results[key] = append(t.results[key], result{over, outcome, err})
+	if err != nil && t.first {
+		t.ended = true
+		t.enough()
+	}
 }
 
 // atOnce lets everything come at once: every quick trial, both sides of each
@@ -449,7 +465,7 @@ func (t *torture) report(table []row, wanted func(int) bool, rest []result, took
 		for i, tr := range row.trials {
 			results := t.results[fmt.Sprint(r, ".", i)]
 			slices.SortFunc(results, func(a, b result) int { return strings.Compare(a.over, b.over) })
-			if len(results) == 0 {
+			if len(results) == 0 && !t.ended {
 				line(strconv.Itoa(r+1), tr.sent, "-", "", errors.New("not tried"))
 			}
 			// Alike over both is one line.
