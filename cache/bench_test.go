@@ -138,3 +138,25 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+// Save of a cache in which one value has changed since the last time.
+func BenchmarkSave(b *testing.B) {
+	for _, n := range []int{10_000, 1_000_000} {
+		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {
+			value := make([]byte, 300)
+			c := cache.New[[]byte](cache.Config{MaxEntries: n})
+			keys := benchKeys(n)
+			for _, key := range keys {
+				c.Set(string(key), value, time.Hour)
+			}
+			path := filepath.Join(b.TempDir(), "s")
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Set(string(keys[0]), value, time.Hour)
+				if err := c.Save(path, func(dst, v []byte) []byte { return append(dst, v...) }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

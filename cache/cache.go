@@ -64,9 +64,11 @@ type Cache[V any] struct {
 	maps   []*gocache.Cache // key to *entry[V]; their number is a constant power of two. Each has its own lock
 	shards []shard[V]       // the same, and at most as many
 
-	used    atomic.Int64 // keys that exist or are about to be inserted; never more than max
-	saving  sync.Mutex   // held by Save: one at a time
-	flights []flights[V] // as many as maps
+	used    atomic.Int64  // keys that exist or are about to be inserted; never more than max
+	stored  atomic.Uint64 // values that were ever stored
+	saving  sync.Mutex    // held by Save: one at a time
+	saved   kept          // the last that Save wrote; guarded by saving
+	flights []flights[V]  // as many as maps
 }
 
 // shard is the order of the entries of some of the maps, which are written only
@@ -228,6 +230,7 @@ func (c *Cache[V]) put(s *shard[V], m *gocache.Cache, e *entry[V], wall, mono in
 		}
 		c.evict(s, wall, mono) // its place is ours
 	}
+	c.stored.Add(1)
 	s.linkNewest(e)
 	m.Set(e.key, e, gocache.NoExpiration)
 	return true

@@ -70,13 +70,29 @@ func (e *DamagedError) Error() string {
 
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Save writes a snapshot: atomic (temporary file, fsync, rename, fsync of the
-// folder), 0600, with a version and checksums. After an error the snapshot
-// before is still there, unless the error came from the folder's fsync: then it
-// is either of the two, whole. encode is called without a lock.
+// kept is a snapshot that was written.
+type kept struct {
+	path   string // empty: none
+	stored uint64 // Cache.stored before it was begun
+}
+
+// Save writes a snapshot, unless nothing was stored since it last did: atomic
+// (temporary file, fsync, rename, fsync of the folder), 0600, with a version and
+// checksums. After an error the snapshot before is still there, unless the error
+// came from the folder's fsync: then it is either of the two, whole. encode is
+// called without a lock. Beside the cache itself it takes 16 bytes of memory for
+// each entry; those who store wait for it as long as it takes to walk one
+// shard's list, those who ask never.
 func (c *Cache[V]) Save(path string, encode func(dst []byte, v V) []byte) error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
+	next := kept{path: path, stored: c.stored.Load()}
+	if next == c.saved {
+		if there, err := c.disk.Exists(path); there && err == nil {
+			return nil
+		}
+	}
+	c.saved = kept{}
 	// The name is always the same, so a crash leaves one file at most.
 	temp := path + ".tmp"
 	if err := c.disk.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,6 +118,7 @@ func (c *Cache[V]) Save(path string, encode func(dst []byte, v V) []byte) error 
 	if err := c.disk.SyncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("save cache: sync folder: %w", err)
 	}
+	c.saved = next
 	return nil
 }
 
@@ -116,8 +133,8 @@ func (c *Cache[V]) write(w io.Writer, encode func(dst []byte, v V) []byte) error
 	wall, mono := c.clock()
 	var buf []byte
 	n := uint64(0)
-	for _, e := range c.inOrder(wall, mono) {
-		buf = appendEntry(buf[:0], e, wall, mono, encode)
+	for _, r := range c.inOrder(wall, mono) {
+		buf = appendEntry(buf[:0], r.e, wall, mono, encode)
 		if len(buf)-8 > maxRecord {
 			continue
 		}
@@ -132,15 +149,17 @@ func (c *Cache[V]) write(w io.Writer, encode func(dst []byte, v V) []byte) error
 	return out.Flush()
 }
 
+// ranked is an entry and its worth: the lower, the more.
+type ranked[V any] struct {
+	e    *entry[V]
+	rank int // as it was found: whether it is asked for may change meanwhile
+}
+
 // inOrder is all entries, the one most worth keeping first: fresh before stale,
 // asked for before not, new before old. It keeps the writers of one shard at a
 // time waiting while it collects its pointers, readers never.
-func (c *Cache[V]) inOrder(wall, mono int64) []*entry[V] {
-	type ranked struct {
-		e    *entry[V]
-		rank int // as it is now: asked may change while we sort
-	}
-	all := make([]ranked, 0, c.Len())
+func (c *Cache[V]) inOrder(wall, mono int64) []ranked[V] {
+	all := make([]ranked[V], 0, c.Len())
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
@@ -152,18 +171,14 @@ func (c *Cache[V]) inOrder(wall, mono int64) []*entry[V] {
 			if !e.asked.Load() {
 				rank++
 			}
-			all = append(all, ranked{e, rank})
+			all = append(all, ranked[V]{e, rank})
 		}
 		s.mu.Unlock()
 	}
-	slices.SortStableFunc(all, func(a, b ranked) int {
+	slices.SortStableFunc(all, func(a, b ranked[V]) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.e.created, a.e.created))
 	})
-	out := make([]*entry[V], len(all))
-	for i := range all {
-		out[i] = all[i].e
-	}
-	return out
+	return all
 }
 
 func appendEntry[V any](dst []byte, e *entry[V], wall, mono int64, encode func([]byte, V) []byte) []byte {

@@ -212,6 +212,43 @@ func TestAbsurdTimesAreStale(t *testing.T) {
 	}
 }
 
+func TestNothingNewIsNotSavedAgain(t *testing.T) {
+	const path = "/data/s"
+	d := &forgetful{names: make(map[string]*forgetfulFile), durable: make(map[string]*forgetfulFile)}
+	c := newAt(10, testTime)
+	c.disk = d
+	save := func(path string) (written bool) {
+		t.Helper()
+		d.did = nil
+		require.NoError(t, c.Save(path, encodeString))
+		return len(d.did) > 0
+	}
+	assert.True(t, save(path), "even an empty one: it says that nothing was kept")
+	assert.False(t, save(path))
+	c.Set("k", "v", time.Hour)
+	assert.True(t, save(path))
+	state(c, "k")
+	assert.False(t, save(path), "to ask changes nothing worth a write")
+	c.Set("k", "v", time.Hour)
+	assert.True(t, save(path), "it lives longer now")
+	assert.True(t, save(path+"2"), "another file")
+	assert.True(t, save(path))
+	delete(d.names, path)
+	assert.True(t, save(path), "somebody has removed it")
+
+	c.Set("k", "v", time.Hour)
+	d.calls, d.failAt = 0, 4
+	require.Error(t, c.Save(path, encodeString))
+	d.failAt = 0
+	assert.True(t, save(path), "the last attempt failed")
+
+	next := newAt(10, testTime)
+	next.disk = d
+	n, err := next.Load(path, decodeString)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+}
+
 func TestDamageIsSetAside(t *testing.T) {
 	good := snapshot(t, 3)
 	newer := append([]byte(nil), good...)
