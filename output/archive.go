@@ -142,7 +142,8 @@ func (a *archive) report(err error) (ok bool) {
 	return err == nil
 }
 
-// pass does what there is to be done, as far as it can be.
+// pass does what there is to be done, as far as it can be, and returns the
+// first obstacle.
 func (a *archive) pass() error {
 	a.mu.Lock()
 	fresh := a.fresh
@@ -151,7 +152,7 @@ func (a *archive) pass() error {
 	if a.compress {
 		a.todo = append(a.todo, fresh...)
 	}
-	var errs []error
+	var first error
 	if !a.listed || a.keep > 0 {
 		files, err := a.list()
 		if err == nil && !a.listed {
@@ -160,21 +161,28 @@ func (a *archive) pass() error {
 		if err == nil && a.keep > 0 {
 			err = a.prune(files)
 		}
-		errs = append(errs, err)
+		first = err
 	}
+	full := false
 	a.todo = slices.DeleteFunc(a.todo, func(name string) bool {
+		if full {
+			return false // the next one would only fill it again
+		}
 		err := a.settle(name)
-		errs = append(errs, err)
+		full = noSpace(err)
+		if first == nil {
+			first = err
+		}
 		return err == nil
 	})
-	return errors.Join(errs...)
+	return first
 }
 
 // list is the closed files that are there, oldest first.
 func (a *archive) list() ([]closedFile, error) {
 	entries, err := a.j.fs.ReadDir(a.j.dir)
 	if err != nil {
-		return nil, err
+		return nil, a.j.words(err)
 	}
 	var files []closedFile
 	at := map[string]int{}
@@ -210,7 +218,7 @@ func (a *archive) resume(files []closedFile) error {
 	for _, f := range files {
 		if f.tmp {
 			if err := a.j.removeIfThere(a.path(f.base) + tmpSuffix); err != nil {
-				return err
+				return a.j.words(err)
 			}
 		}
 		// One that was set aside has a cut that is not durable: the next start sees to it.
@@ -334,7 +342,7 @@ func (a *archive) settleFile(path string) error {
 func (a *archive) unchanged(plain *appendFile, path string) error {
 	at, err := a.j.fs.Lstat(path)
 	if err == nil && (!a.j.fs.SameFile(at, plain.info) || at.Size() != plain.info.Size()) {
-		return fmt.Errorf("%s: %w", path, errChanged)
+		return fmt.Errorf("%s was changed by someone else while it was compressed", path)
 	}
 	return err
 }
