@@ -128,6 +128,10 @@ func (w *Work) survey(ctx context.Context, p *planned) (m summary, bound int, er
 		return m, 0, err
 	}
 	m.score, m.worst, m.skipped = -1, -1, int(p.dropped)
+	w.touched = 0
+	for i := range refs { // all of them at once, since they lie far apart and in no near cache
+		w.touched |= s.findings[refs[i].finding].rendered
+	}
 	bound = 4096 + longest(int(p.idLen))
 	w.rendered++
 	for i := 0; i < len(refs); {

@@ -52,6 +52,7 @@ type Work struct {
 	next     int       // event that is scanned next
 	written  int       // of scratch.planned, how many events are written
 	rendered uint32    // documents of the round that were begun
+	touched  uint32    // what survey has read ahead, for nothing but that
 	now      time.Time // of the round, by Config.Now
 	s        *scratch  // nil: not yet, or not any more
 	asked    int       // indicators of the event that is being scanned that are looked up

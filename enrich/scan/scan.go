@@ -84,6 +84,7 @@ type Result struct {
 	// Scratch; meaningless between scans.
 	text    []byte    // unescaped strings of this event; Values and MetadataID point into it
 	copied  []byte    // the event, where it came without a sentinel
+	touched byte      // what mark has read ahead, for nothing but that
 	marks   []byte    // one bit per byte of the event: where strings may end
 	stack   []frame   // the open containers, and room for more; its length stays
 	virtual []virtual // hash objects that exist only in dotted keys

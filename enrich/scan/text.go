@@ -36,6 +36,13 @@ func (r *Result) mark(b []byte, n int) []byte {
 		r.marks = make([]byte, size+size/4)
 	}
 	marks := r.marks[:size]
+	// The event is in no near cache as a rule: to ask for all of it at once costs
+	// little more than to wait for its first line.
+	var all byte
+	for p := 0; p < n; p += 64 {
+		all |= b[p]
+	}
+	r.touched = all
 	p := 0
 	for ; p+64 <= n; p += 64 {
 		m := exactStops(load(b, p)) |
