@@ -180,6 +180,9 @@ func (h *harness) measure(ctx context.Context, s *subject) (m measurement, err e
 	if err != nil {
 		return m, err
 	}
+	// What others have written, and the removal of it, is the disk's business
+	// before the clock starts; else this one's fsyncs would pay for it.
+	syscall.Sync()
 	p, err := launch(ctx, command)
 	if err != nil {
 		return m, err
