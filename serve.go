@@ -34,8 +34,9 @@ const (
 	// senders or for VirusTotal.
 	closeTimeout = 5 * time.Second
 
-	// snapshotEvery bounds what a crash forgets of the cache. Answers cost quota,
-	// and a day's quota can be spent in a day.
+	// snapshotEvery bounds what a crash forgets of the cache: of a public key's
+	// quota, 40 answers of a day's 500. A snapshot of 10,000 entries takes 12 ms, of
+	// a million less than a second, so it is a small part of that time either way.
 	snapshotEvery = 10 * time.Minute
 
 	// gcPercent makes the collector run at half again of what lives, not at
