@@ -40,6 +40,45 @@ func TestQuotaChangedWakesWhatWaits(t *testing.T) {
 	})
 }
 
+// changingQuota changes between its answer and the queue's look at it, once.
+type changingQuota struct {
+	*fakeQuota
+	change func()
+}
+
+func (q *changingQuota) Take() (bool, time.Time, string, error) {
+	ok, until, window, err := q.fakeQuota.Take()
+	if !ok && q.change != nil {
+		q.change()
+		q.change = nil
+	}
+	return ok, until, window, err
+}
+
+// An answer that is out of date when it arrives puts nothing off until tomorrow.
+func TestQuotaChangedWhileItIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		q := &changingQuota{fakeQuota: &fakeQuota{window: "day", until: time.Now().Add(24 * time.Hour)}}
+		source.quota = q.fakeQuota
+		source.say(ip1, reply{answer: flagged(9, 0, day)})
+		begin := make(chan struct{})
+		b := newBench(t, enrich.Config{Wait: time.Second, Workers: 1, Begin: begin}, source, q)
+		defer b.close()
+		q.change = func() {
+			q.grant(1)
+			b.QuotaChanged()
+		}
+		close(begin)
+		began := time.Now()
+		b.doc(ipEvent(ip1))
+		synctest.Wait()
+		assert.Equal(t, []string{ip1}, source.asked())
+		assert.Zero(t, time.Since(began))
+		assert.Zero(t, b.log.count("quota is used up"))
+	})
+}
+
 // Nobody judges by limits that are still being read.
 func TestABatchWaitsForTheLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
