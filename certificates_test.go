@@ -72,8 +72,7 @@ func TestCertificateFilesAreReplaced(t *testing.T) {
 			require.NoError(t, os.Rename(filepath.Join(dir, "tmp"), filepath.Join(dir, "current")))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // one at a time: two programs in one process share their library's help flag
 			dir := t.TempDir()
 			before, after := newIdentity(t, 1, "sender.example"), newIdentity(t, 2, "sender.example")
 			before.lay(t, filepath.Join(dir, "first"))
