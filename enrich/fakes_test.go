@@ -182,6 +182,8 @@ func (b *fakeBudget) Reserve(ctx context.Context, n int64) error {
 	return ctx.Err()
 }
 
+func (b *fakeBudget) Wanted() bool { return false }
+
 func (b *fakeBudget) Release(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

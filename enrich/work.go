@@ -240,6 +240,7 @@ func (s *scratch) forgetRound() {
 	clear(s.planned)
 	clear(s.waits)
 	s.findings, s.planned, s.waits = s.findings[:0], s.planned[:0], s.waits[:0]
+	s.lines.Wanted = nil
 }
 
 // size is how many bytes s holds.
@@ -1008,6 +1009,7 @@ func (w *Work) write(ctx context.Context) error {
 		s.lines.Buf = nil
 	}
 	s.lines.Buf, s.lines.Index = s.lines.Buf[:0], s.lines.Index[:0]
+	s.lines.Wanted = w.batch.Budget.Wanted
 	left := len(s.planned) - w.written
 	if left == 0 {
 		return nil

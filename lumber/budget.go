@@ -36,6 +36,7 @@ type budget struct {
 	used    func(int64)   // told the bytes in use after each change, under mu
 	opened  atomic.Uint64 // age of the youngest window
 	pressed atomic.Bool   // somebody waits for memory
+	wanted  atomic.Bool   // somebody waits for memory or for a place
 
 	mu      sync.Mutex // guards all below, and the shares
 	inUse   int64
@@ -107,6 +108,9 @@ func (s *share) Release(n int64) {
 	b.giveBack(s, n)
 }
 
+// Wanted implements event.Budget.
+func (s *share) Wanted() bool { return s.b.wanted.Load() }
+
 // reserve is Reserve for the connection's own chunks.
 func (s *share) reserve(ctx context.Context, n int64) error { return s.take(ctx, n, false) }
 
@@ -152,6 +156,7 @@ func (s *share) take(ctx context.Context, n int64, added bool) error {
 	w := &waiter{s: s, n: n, added: added, rank: rank, ready: make(chan struct{})}
 	b.memory.join(w)
 	b.pressed.Store(true)
+	b.wanted.Store(true)
 	b.mu.Unlock()
 	return b.await(ctx, &b.memory, w)
 }
@@ -170,6 +175,7 @@ func (s *share) slot(ctx context.Context) error {
 	}
 	w := &waiter{s: s, rank: rank, ready: make(chan struct{})}
 	b.slots.join(w)
+	b.wanted.Store(true)
 	b.mu.Unlock()
 	return b.await(ctx, &b.slots, w)
 }
@@ -277,6 +283,7 @@ func (b *budget) serve() {
 		}
 		close(w.ready)
 	}
+	b.wanted.Store(b.memory.len()+b.slots.len() > 0)
 }
 
 // line is who waits for one thing: a heap by age for each rank.

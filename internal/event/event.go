@@ -54,6 +54,9 @@ type Budget interface {
 	Reserve(ctx context.Context, n int64) error
 	// Release gives n reserved bytes back.
 	Release(n int64)
+	// Wanted reports whether others wait for what this window holds: memory, or
+	// its place among the batches that are handled.
+	Wanted() bool
 }
 
 // Batch is a window, or a part of a large one, on its way to durability.
@@ -71,6 +74,26 @@ type Lines struct {
 	Buf []byte
 	// Index has one element per line, in the order of Buf.
 	Index []Line
+	// Routing has one element per line for an output that asked for it; else it
+	// is empty.
+	Routing []Routing
+	// Wanted is that of the batch's Budget; nil: never.
+	Wanted func() bool
+}
+
+// Routing is what an event says about where it should go. Its slices alias the
+// event and are valid as long as the Lines.
+type Routing struct {
+	// ID is the event's @metadata._id, unescaped, where that is its identity;
+	// nil: Line.ID as text is.
+	ID []byte
+	// Meta is the event's @metadata as it was sent, of whatever JSON type; nil:
+	// there is none. Where there are several it is the last one.
+	Meta []byte
+	// Values are what stands at the paths that the output asked for, in their
+	// order: a string's contents, a number's or a boolean's spelling; nil: nothing,
+	// null, an object, or more than one value.
+	Values [][]byte
 }
 
 // Line is one event of Lines.
@@ -86,6 +109,18 @@ type DeadLetter struct {
 	Event  []byte // the event's bytes, at most MaxStub of a malformed or oversized one
 	Length int64  // the event's whole length in bytes
 	SHA256 string // of the whole event in hex; empty where Event is whole
+
+	Status int     // the output's answer; 0: it was never asked
+	Target *Target // where the output was told to store it; nil: it was never asked
+}
+
+// Target is what it takes to store a line again as it was tried first. An empty
+// field was not sent.
+type Target struct {
+	ID       string `json:"id,omitempty"`
+	Index    string `json:"index,omitempty"`
+	Pipeline string `json:"pipeline,omitempty"`
+	Op       string `json:"op,omitempty"` // "create" or "index"
 }
 
 // Unlimited is a Budget that grants everything: for callers without a wire.
@@ -93,3 +128,4 @@ type Unlimited struct{}
 
 func (Unlimited) Reserve(context.Context, int64) error { return nil }
 func (Unlimited) Release(int64)                        {}
+func (Unlimited) Wanted() bool                         { return false }
