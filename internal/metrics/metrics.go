@@ -6,6 +6,9 @@
 package metrics
 
 import (
+	"sync/atomic"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -40,7 +43,34 @@ type Set struct {
 	OutputRetries      *prometheus.CounterVec // reason
 	OutputFilesDeleted prometheus.Counter
 	OutputUp           prometheus.Gauge
+	OutputItems        *prometheus.CounterVec // outcome, reason: answers of Elasticsearch about single events
+	OutputFallback     *prometheus.CounterVec // reason: events sent to the fallback index
+	OutputOpIgnored    prometheus.Counter     // events that asked for another operation
+	OutputBulkDuration prometheus.Histogram   // seconds of a bulk request
+	OutputOldestRetry  *Age                   // of what is tried again
 	DeadLetterBytes    prometheus.Gauge
+}
+
+// Age is a gauge that asks when it is read: the seconds since a time.
+type Age struct {
+	prometheus.GaugeFunc
+	since atomic.Pointer[func() time.Time]
+}
+
+// From says who knows the time; a zero time is an age of 0.
+func (a *Age) From(since func() time.Time) { a.since.Store(&since) }
+
+func newAge(name, help string) *Age {
+	a := &Age{}
+	a.GaugeFunc = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		if f := a.since.Load(); f != nil {
+			if t := (*f)(); !t.IsZero() {
+				return time.Since(t).Seconds()
+			}
+		}
+		return 0
+	})
+	return a
 }
 
 // New makes the set and registers it, with Go's own process metrics, in a
@@ -86,6 +116,11 @@ func New(version, revision, goVersion string) *Set {
 		OutputRetries:      counterVec("output_retries_total", "Writes to the output that had to be tried again, by reason.", "reason"),
 		OutputFilesDeleted: counter("output_files_deleted_total", "Rotated output files deleted."),
 		OutputUp:           gauge("output_up", "1 while the output takes events, else 0."),
+		OutputItems:        counterVec("output_items_total", "What Elasticsearch answered about single events.", "outcome", "reason"),
+		OutputFallback:     counterVec("output_fallback_total", "Events sent to the fallback index, by what was wrong with the name they gave.", "reason"),
+		OutputOpIgnored:    counter("output_op_type_ignored_total", "Events that asked for another operation than output.elasticsearch.op_type."),
+		OutputBulkDuration: histogram("output_bulk_duration_seconds", "Duration of bulk requests.", seconds),
+		OutputOldestRetry:  newAge("vtsidecar_output_oldest_retry_seconds", "Age of the oldest event that is being tried again; 0: none is."),
 		DeadLetterBytes:    gauge("dead_letter_bytes", "Bytes in the dead letter."),
 	}
 	// An alert on increase() does not see a series that begins at 1.
@@ -102,6 +137,7 @@ func New(version, revision, goVersion string) *Set {
 		info, s.Connections, s.ConnectionsUnused, s.EventsReceived, s.WindowsAcked, s.ProtocolErrors, s.InflightBytes, s.BatchDuration, s.VerdictsRemoved, s.ECSRefused,
 		s.Indicators, s.CacheRequests, s.CacheEntries, s.VTRequests, s.VTRequestDuration, s.VTQuotaRemaining, s.VTQueueLength,
 		s.EventsStored, s.EventsDeadLettered, s.OutputRetries, s.OutputFilesDeleted, s.OutputUp, s.DeadLetterBytes,
+		s.OutputItems, s.OutputFallback, s.OutputOpIgnored, s.OutputBulkDuration, s.OutputOldestRetry,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return s

@@ -6,13 +6,24 @@
 // answers nonsense is waited for; only a document's own fault sends that
 // document, alone, to the dead letter; and an event never chooses an index
 // outside of those that the settings allow.
+//
+// Where to look: route.go says where an event goes, outcome.go what an answer
+// means, answer.go how it is read, bulk.go how requests are filled and sent.
 package elasticsearch
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
 )
 
 // Graveyard keeps events that the cluster refuses for their own sake; nil means
@@ -41,6 +52,234 @@ type Request struct {
 type Response struct {
 	Status int
 	Header http.Header
-	Body   []byte // after any Content-Encoding; at most the caller's bound
+	Body   []byte // after any Content-Encoding; at most the Doer's bound
 	Host   string // who answered, for words: no credentials in it
+}
+
+// ErrAnswerTooLong is what a Doer returns, perhaps wrapped, for an answer beyond
+// its bound: a smaller request may have a shorter one.
+var ErrAnswerTooLong = errors.New("the answer is too long")
+
+// ErrClosed is returned by stores that were still waiting at Close.
+var ErrClosed = errors.New("output.elasticsearch: closed")
+
+// ErrHeldBack is returned by a Store whose last events the cluster takes from
+// nobody at present, while it stores others and these wait for the memory: the
+// sender sends the window again (docs/decisions/0005-held-back.md).
+var ErrHeldBack = errors.New("output.elasticsearch: some events of the window are held back by the cluster, and others wait for what the window holds")
+
+// Config says where events go. All but Doer and Dead may be zero.
+type Config struct {
+	Doer           Doer
+	Dead           Graveyard
+	Index          string   // output.elasticsearch.index; empty: the event's data_stream.*, else DefaultIndex
+	AllowedIndices []string // names that events may choose, with *; nil: DefaultAllowed
+	FallbackIndex  string   // empty: DefaultFallback
+	Pipeline       string   // empty: none
+	OpType         string   // "create" or "index"; empty: create
+	BulkMaxBytes   int64    // of a request's body, more only for a single event; 0: 10 MiB
+	Workers        int      // requests side by side; 0: 2
+	Log            *slog.Logger
+	Metrics        *metrics.Set
+}
+
+// Output stores events. Its methods are safe for concurrent use.
+type Output struct {
+	cfg     Config
+	routing *routing
+	base    context.Context // of requests; ends when Close gives up
+	cut     context.CancelFunc
+	working sync.WaitGroup
+
+	mu      sync.Mutex    // guards all below
+	changed chan struct{} // closed and renewed when there may be something to do
+	queue   []piece       // to be sent now, in order
+	later   pieces        // to be sent later, the next one first
+	jobs    map[*job]struct{}
+	closing bool
+
+	sending  int       // requests under way
+	failures int       // of whole requests, in a row
+	down     *trouble  // why nothing can be stored; nil: something can
+	pause    time.Time // no request before
+	most     int64     // bytes of a body, lowered by a server with a smaller bound
+	lowered  time.Time
+	stored   time.Time           // when something was stored last
+	outages  map[string]*trouble // by index
+}
+
+// trouble is an outage in words, for readiness and for one line in the log.
+type trouble struct {
+	words  string
+	detail []any // for the log
+	since  time.Time
+}
+
+// Open starts the workers. Nothing is sent yet: a cluster that is away is no
+// error.
+func Open(cfg Config) (*Output, error) {
+	if cfg.Doer == nil || cfg.Dead == nil {
+		return nil, errors.New("output.elasticsearch: a client and a dead letter are needed")
+	}
+	if cfg.AllowedIndices == nil {
+		cfg.AllowedIndices = DefaultAllowed
+	}
+	if cfg.FallbackIndex == "" {
+		cfg.FallbackIndex = DefaultFallback
+	}
+	switch cfg.OpType {
+	case "":
+		cfg.OpType = "create"
+	case "create", "index":
+	default:
+		return nil, fmt.Errorf("output.elasticsearch.op_type: %q is neither create nor index", cfg.OpType)
+	}
+	if cfg.BulkMaxBytes <= 0 {
+		cfg.BulkMaxBytes = 10 << 20
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = 2
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.New("", "", "")
+	}
+	routing, err := newRouting(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	base, cut := context.WithCancel(context.Background())
+	o := &Output{
+		cfg: cfg, routing: routing, base: base, cut: cut,
+		changed: make(chan struct{}), jobs: map[*job]struct{}{}, outages: map[string]*trouble{}, most: cfg.BulkMaxBytes,
+	}
+	for _, x := range itemOutcomes { // an alert on increase() does not see a series that begins at 1
+		cfg.Metrics.OutputItems.WithLabelValues(x.outcome, x.reason)
+		if x.outcome == "refused" {
+			cfg.Metrics.EventsDeadLettered.WithLabelValues(x.reason)
+		}
+	}
+	for _, reason := range fallbackReasons {
+		cfg.Metrics.OutputFallback.WithLabelValues(reason)
+	}
+	cfg.Metrics.OutputOldestRetry.From(o.oldestRetry)
+	cfg.Metrics.OutputUp.Set(1)
+	for range cfg.Workers {
+		w := &worker{o: o, router: newRouter(routing)}
+		o.working.Go(w.run)
+	}
+	return o, nil
+}
+
+// Routes are the paths whose values Store wants in each line's Routing.Values,
+// in that order.
+func (o *Output) Routes() []string { return slices.Clone(o.routing.paths) }
+
+// Ready returns nil, or in words why nothing, or nothing of some index, can be
+// stored at present.
+func (o *Output) Ready() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down != nil {
+		return errors.New(o.down.words)
+	}
+	var words []string
+	for _, t := range o.outages {
+		words = append(words, t.words)
+	}
+	if len(words) == 0 {
+		return nil
+	}
+	slices.Sort(words)
+	if more := len(words) - 3; more > 0 {
+		words = append(words[:3], fmt.Sprintf("and %d more", more))
+	}
+	return errors.New(strings.Join(words, "; "))
+}
+
+// oldestRetry is since when the oldest event waits that is tried again.
+func (o *Output) oldestRetry() (oldest time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down != nil {
+		oldest = o.down.since
+	}
+	for j := range o.jobs {
+		if t := j.troubled; !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
+			oldest = t
+		}
+	}
+	return oldest
+}
+
+// Store returns nil when every line is stored, or in the dead letter. While the
+// cluster is away, or takes some of them from nobody, it waits, until ctx ends.
+// An error means that the lines may or may not be stored. The bytes are not used
+// after it returns.
+func (o *Output) Store(ctx context.Context, lines *event.Lines) error {
+	if len(lines.Index) == 0 {
+		return nil
+	}
+	return o.settle(ctx, &job{lines: lines, wanted: lines.Wanted, bury: o.cfg.Dead.Store})
+}
+
+// Replay stores dead letters under the Targets they have, and returns those that
+// are refused again, with what the cluster says now. An error means that some
+// may be stored and some not. What a letter has no Target for is returned as it is.
+func (o *Output) Replay(ctx context.Context, letters []event.DeadLetter) (refused []event.DeadLetter, err error) {
+	lines := &event.Lines{}
+	var fixed []*route
+	for i := range letters {
+		l := &letters[i]
+		if l.Target == nil || l.Target.ID == "" || l.Target.Index == "" || (l.Target.Op != "create" && l.Target.Op != "index") || slices.Contains(l.Event, '\n') || len(l.Event) == 0 {
+			refused = append(refused, *l)
+			continue
+		}
+		lines.Buf = append(append(lines.Buf, l.Event...), '\n')
+		lines.Index = append(lines.Index, event.Line{End: len(lines.Buf)})
+		lines.Routing = append(lines.Routing, event.Routing{ID: []byte(l.Target.ID)})
+		t := *l.Target
+		t.ID = ""
+		fixed = append(fixed, newRoute(t))
+	}
+	if len(fixed) == 0 {
+		return refused, nil
+	}
+	err = o.settle(ctx, &job{lines: lines, fixed: fixed, bury: func(_ context.Context, again []event.DeadLetter) error {
+		for _, l := range again {
+			l.Event = slices.Clone(l.Event)
+			refused = append(refused, l)
+		}
+		return nil
+	}})
+	return refused, err
+}
+
+// Close waits for what is being stored until ctx ends. Stores that are still
+// waiting then return ErrClosed.
+func (o *Output) Close(ctx context.Context) error {
+	o.mu.Lock()
+	o.closing = true
+	o.wake()
+	o.mu.Unlock()
+	done := make(chan struct{})
+	go func() { o.working.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	o.cut()
+	<-done // requests end with their context
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	left := len(o.jobs)
+	for j := range o.jobs {
+		j.fail(ErrClosed)
+	}
+	if left > 0 {
+		return fmt.Errorf("output.elasticsearch: %d windows or parts of windows were given up", left)
+	}
+	return nil
 }

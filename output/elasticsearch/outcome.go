@@ -1,0 +1,162 @@
+package elasticsearch
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// This file is the one place that knows what an answer means. Its rule: what is
+// not surely the document's own fault is tried again, for ever; what is not
+// surely stored is not.
+
+// verdict is what becomes of an item.
+type verdict uint8
+
+const (
+	stored  verdict = iota // the cluster has the document
+	again                  // the item is tried again, alone
+	outage                 // the same, but the operator must mend something first
+	refused                // the document's own fault, or of a place it chose: to the dead letter
+)
+
+// outcome is a verdict with its reason: a label of metrics, from a small fixed set.
+type outcome struct {
+	verdict verdict
+	reason  string
+	setting string // of an outage: the setting at fault; empty: none
+	fixed   bool   // tried again every 30 s rather than with growing pauses
+}
+
+const (
+	reasonCreated    = "created"
+	reasonExists     = "exists"
+	reasonBusy       = "busy"
+	reasonServer     = "server_error"
+	reasonConflict   = "conflict"
+	reasonBlock      = "block"
+	reasonPrivilege  = "privilege"
+	reasonPipeline   = "pipeline"
+	reasonIndex      = "index"
+	reasonDocument   = "refused"
+	reasonTooLarge   = "too_large"
+	reasonUnreached  = "unreachable"
+	reasonTimeout    = "timeout"
+	reasonUnreadable = "unreadable"
+	reasonRedirect   = "redirect"
+	reasonStatus     = "unexpected_status"
+	reasonDoubt      = "unproven_conflict"
+)
+
+// itemOutcomes are the reasons of items, for the metric that has one series each.
+var itemOutcomes = []struct{ outcome, reason string }{
+	{"stored", reasonCreated}, {"stored", reasonExists},
+	{"retried", reasonBusy}, {"retried", reasonServer}, {"retried", reasonConflict}, {"retried", reasonDoubt},
+	{"retried", reasonBlock}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex},
+	{"refused", reasonDocument}, {"refused", reasonPipeline}, {"refused", reasonIndex}, {"refused", reasonTooLarge},
+}
+
+// item says what becomes of an item that was answered so, on a route. The table
+// is that of docs/elasticsearch.md, in its order.
+func (r *route) item(a *answer) outcome {
+	const conflict = "version_conflict_engine_exception"
+	switch s := a.status; {
+	case s < 300:
+		return outcome{verdict: stored, reason: reasonCreated}
+
+	// Under the event's identity something is stored already: the event.
+	case s == http.StatusConflict && r.Op == "create" && a.typ == conflict:
+		return outcome{verdict: stored, reason: reasonExists}
+	// Of another operation, or of another kind, it says nothing of the sort.
+	case s == http.StatusConflict && a.typ == conflict:
+		return outcome{verdict: again, reason: reasonConflict}
+	case s == http.StatusConflict:
+		return outcome{verdict: again, reason: reasonDoubt}
+
+	// An operator, or a full disk, has closed the index for writing.
+	case (s == http.StatusForbidden || s == http.StatusTooManyRequests) && a.typ == "cluster_block_exception":
+		return outcome{verdict: outage, reason: reasonBlock}
+	case s == http.StatusForbidden || s == http.StatusUnauthorized:
+		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true}
+
+	case s == http.StatusTooManyRequests || s == http.StatusRequestTimeout:
+		return outcome{verdict: again, reason: reasonBusy}
+	case s >= 500 || s < 400: // no item is redirected
+		return outcome{verdict: again, reason: reasonServer}
+	}
+
+	// What is left is 4xx: the document's own fault, unless the place is at fault.
+	// If the settings name the place, every event has it; else the event chose it.
+	pipeline, index := placeAtFault(a)
+	switch {
+	case pipeline && r.pipelineSetting != "":
+		return outcome{verdict: outage, reason: reasonPipeline, setting: r.pipelineSetting}
+	case pipeline:
+		return outcome{verdict: refused, reason: reasonPipeline}
+	case index && r.indexSetting != "":
+		return outcome{verdict: outage, reason: reasonIndex, setting: r.indexSetting}
+	case index:
+		return outcome{verdict: refused, reason: reasonIndex}
+	case a.status == http.StatusRequestEntityTooLarge:
+		return outcome{verdict: refused, reason: reasonTooLarge}
+	}
+	return outcome{verdict: refused, reason: reasonDocument}
+}
+
+// placeAtFault reports whether the pipeline or the index does not exist or takes
+// nothing. Where both engines give only the type illegal_argument_exception,
+// their words decide (the same in Elasticsearch 7 to 9 and OpenSearch 1 to 3).
+func placeAtFault(a *answer) (pipeline, index bool) {
+	switch a.typ {
+	case "index_not_found_exception", "index_closed_exception", "invalid_index_name_exception", "invalid_alias_name_exception", "alias_not_found_exception":
+		return false, true
+	case "illegal_argument_exception":
+	default:
+		return false, false
+	}
+	says := func(parts ...string) bool {
+		rest := a.reason
+		for _, p := range parts {
+			_, after, ok := strings.Cut(rest, p)
+			if !ok {
+				return false
+			}
+			rest = after
+		}
+		return true
+	}
+	switch {
+	case says("pipeline with id [", "] does not exist"):
+		return true, false
+	case says("no write index is defined for alias ["),
+		says("only write ops with an op_type of create are allowed in data streams"),
+		says("is closed, ", "can't be opened"):
+		return false, true
+	}
+	return false, false
+}
+
+// retryAuth is the pause after an answer that only an operator can change.
+const retryAuth = 30 * time.Second
+
+// request says what becomes of a bulk request that was answered with a status
+// other than 200.
+func request(status int, body []byte) outcome {
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true}
+	case status == http.StatusRequestEntityTooLarge:
+		return outcome{verdict: refused, reason: reasonTooLarge}
+	case status == http.StatusTooManyRequests:
+		return outcome{verdict: again, reason: reasonBusy}
+	case status >= 500:
+		return outcome{verdict: again, reason: reasonServer}
+	case status >= 300 && status < 400:
+		return outcome{verdict: outage, reason: reasonRedirect}
+	case status == http.StatusBadRequest && errorType(body) != "":
+		// The cluster, and not a proxy, refuses the request: one of its items is
+		// to blame.
+		return outcome{verdict: refused, reason: reasonDocument}
+	}
+	return outcome{verdict: outage, reason: reasonStatus}
+}

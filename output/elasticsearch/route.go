@@ -1,0 +1,571 @@
+package elasticsearch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"vtsidecar/internal/event"
+)
+
+// This file decides where an event goes: its index, its pipeline, its _id. Its
+// rule: an event may propose a name, the settings dispose. A name that is not
+// what the settings allow sends the event to the fallback index, and is counted;
+// it never fails an event.
+
+const (
+	// DefaultIndex is Logstash's convention, in force where no index is set.
+	DefaultIndex = "%{[@metadata][beat]}-%{[@metadata][version]}"
+	// DefaultFallback takes the events whose own name cannot be used.
+	DefaultFallback = "logs-vtsidecar-fallback"
+	// DefaultPipeline is what Beats users expect of @metadata.pipeline.
+	DefaultPipeline = "%{[@metadata][pipeline]}"
+)
+
+// DefaultAllowed are the names that events may choose.
+var DefaultAllowed = []string{"*beat-*", "logs-*-*"}
+
+const (
+	timestamp = "@timestamp"
+	metadata  = "@metadata"
+	maxName   = 255      // bytes of an index name (Elasticsearch's limit)
+	maxID     = 512      // bytes of an _id (Elasticsearch's limit)
+	maxMeta   = 64 << 10 // bytes of an @metadata that is read; Beats send a hundred
+	maxRoutes = 1024     // that a router remembers
+)
+
+// template is a parsed index or pipeline setting.
+type template struct{ parts []part }
+
+// part is a piece of a template: a text, a field or a date.
+type part struct {
+	text string
+	path []string // a field; below @metadata without that
+	meta bool     // the field is below @metadata
+	date []part   // texts, and dates as their letters
+	unit string   // within date: yyyy, MM, …
+}
+
+// CheckIndex says what is wrong with an index setting, before anything is opened.
+func CheckIndex(text string) error {
+	t, err := parseTemplate(text)
+	switch {
+	case err != nil:
+		return err
+	case text == "":
+		return errors.New("is empty: name an index, or leave the setting out")
+	case !t.fields():
+		// Every date is as good as another.
+		name, _ := t.render(nil, func(string) (time.Time, bool) { return time.Unix(0, 0).UTC(), true }, nil)
+		return CheckName(string(name))
+	}
+	return nil
+}
+
+// CheckPipeline says what is wrong with a pipeline setting.
+func CheckPipeline(text string) error {
+	_, err := parseTemplate(text)
+	return err
+}
+
+// CheckName says why a name can be no index.
+func CheckName(name string) error {
+	if why := illegal(name); why != "" {
+		return fmt.Errorf("%q can be no index: %s", name, why)
+	}
+	if strings.HasPrefix(name, ".") {
+		return fmt.Errorf("%q can be no index for events: names that begin with a dot are the cluster's own", name)
+	}
+	return nil
+}
+
+// illegal is why Elasticsearch takes no index of that name; empty: it does.
+func illegal(name string) string {
+	switch {
+	case name == "":
+		return "it is empty"
+	case len(name) > maxName:
+		return "it is longer than 255 bytes"
+	case name == "." || name == "..":
+		return "it is . or .."
+	case strings.ContainsAny(name[:1], "-_+"):
+		return "it begins with -, _ or +"
+	case !utf8.ValidString(name):
+		return "it is not valid UTF-8"
+	case strings.ToLower(name) != name:
+		return "it has upper-case letters"
+	}
+	for _, c := range name {
+		if c <= ' ' || c == 0x7f || strings.ContainsRune(`\/*?"<>|,#:`, c) {
+			return `it holds a space, a control character or one of \ / * ? " < > | , # :`
+		}
+	}
+	return ""
+}
+
+// parseTemplate reads text with %{field}, %{[a][b]} and %{+yyyy.MM.dd} in it.
+func parseTemplate(text string) (*template, error) {
+	t := &template{}
+	for text != "" {
+		before, rest, found := strings.Cut(text, "%{")
+		if before != "" {
+			t.parts = append(t.parts, part{text: before})
+		}
+		if !found {
+			break
+		}
+		inside, after, closed := strings.Cut(rest, "}")
+		if !closed {
+			return nil, errors.New("%{ has no }: write %{[a][b]}, %{field} or %{+yyyy.MM.dd}")
+		}
+		p, err := parsePart(inside)
+		if err != nil {
+			return nil, err
+		}
+		t.parts = append(t.parts, p)
+		text = after
+	}
+	return t, nil
+}
+
+func parsePart(inside string) (part, error) {
+	if pattern, ok := strings.CutPrefix(inside, "+"); ok {
+		date, err := parseDate(pattern)
+		return part{date: date}, err
+	}
+	var path []string
+	if strings.HasPrefix(inside, "[") {
+		if !strings.HasSuffix(inside, "]") {
+			return part{}, fmt.Errorf("%%{%s} is no field: write %%{[a][b]}", inside)
+		}
+		path = strings.Split(inside[1:len(inside)-1], "][")
+	} else {
+		path = strings.Split(inside, ".")
+	}
+	for _, s := range path {
+		if s == "" || strings.ContainsAny(s, "[]") {
+			return part{}, fmt.Errorf("%%{%s} is no field: write %%{[a][b]}", inside)
+		}
+	}
+	if path[0] != metadata {
+		// Names joined by dots mean the same, nested or dotted.
+		return part{path: strings.Split(strings.Join(path, "."), ".")}, nil
+	}
+	if path = path[1:]; len(path) == 0 {
+		return part{}, errors.New("%{[@metadata]} is no name: say which key of it")
+	}
+	return part{path: path, meta: true}, nil
+}
+
+// units are the date letters that are known, the longest first.
+var units = []string{"yyyy", "YYYY", "xxxx", "DDD", "MM", "dd", "HH", "mm", "ww"}
+
+func parseDate(pattern string) ([]part, error) {
+	var date []part
+	for p := pattern; p != ""; {
+		if i := slices.IndexFunc(units, func(u string) bool { return strings.HasPrefix(p, u) }); i >= 0 {
+			date, p = append(date, part{unit: units[i]}), p[len(units[i]):]
+			continue
+		}
+		if c := p[0]; 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '\'' {
+			return nil, fmt.Errorf("%%{+%s} has a date letter that is not known: use yyyy, MM, dd, HH, mm, xxxx, ww, DDD", pattern)
+		}
+		date, p = append(date, part{text: p[:1]}), p[1:]
+	}
+	if date == nil {
+		return nil, errors.New("%{+} names no date: write %{+yyyy.MM.dd}")
+	}
+	return date, nil
+}
+
+// fields reports whether an event's own values are in the template.
+func (t *template) fields() bool {
+	return slices.ContainsFunc(t.parts, func(p part) bool { return p.path != nil })
+}
+
+// paths are those of the event, beside @metadata, that the template needs.
+func (t *template) paths() []string {
+	var all []string
+	for _, p := range t.parts {
+		switch {
+		case p.date != nil:
+			all = append(all, timestamp)
+		case p.path != nil && !p.meta:
+			all = append(all, strings.Join(p.path, "."))
+		}
+	}
+	return all
+}
+
+// render makes the name; false: something in it stands nowhere.
+func (t *template) render(value func(path string) []byte, at func(path string) (time.Time, bool), meta map[string]any) ([]byte, bool) {
+	var out []byte
+	for _, p := range t.parts {
+		switch {
+		case p.date != nil:
+			when, ok := at(timestamp)
+			if !ok {
+				return nil, false
+			}
+			out = appendDate(out, p.date, when)
+		case p.meta:
+			text, ok := metaText(meta, p.path)
+			if !ok || text == "" {
+				return nil, false
+			}
+			out = append(out, text...)
+		case p.path != nil:
+			v := value(strings.Join(p.path, "."))
+			if len(v) == 0 {
+				return nil, false
+			}
+			out = append(out, v...)
+		default:
+			out = append(out, p.text...)
+		}
+		if len(out) > 1<<10 { // longer than any name can be
+			return nil, false
+		}
+	}
+	return out, true
+}
+
+func appendDate(out []byte, date []part, t time.Time) []byte {
+	for _, p := range date {
+		switch p.unit {
+		case "":
+			out = append(out, p.text...)
+		case "yyyy", "YYYY":
+			out = fmt.Appendf(out, "%04d", t.Year())
+		case "xxxx":
+			year, _ := t.ISOWeek()
+			out = fmt.Appendf(out, "%04d", year)
+		case "ww":
+			_, week := t.ISOWeek()
+			out = fmt.Appendf(out, "%02d", week)
+		case "DDD":
+			out = fmt.Appendf(out, "%03d", t.YearDay())
+		case "MM":
+			out = fmt.Appendf(out, "%02d", t.Month())
+		case "dd":
+			out = fmt.Appendf(out, "%02d", t.Day())
+		case "HH":
+			out = fmt.Appendf(out, "%02d", t.Hour())
+		case "mm":
+			out = fmt.Appendf(out, "%02d", t.Minute())
+		}
+	}
+	return out
+}
+
+// metaText is the string or number at a path of @metadata; keys may be dotted.
+func metaText(meta map[string]any, path []string) (string, bool) {
+	for n := len(path); n > 0; n-- {
+		v, ok := meta[strings.Join(path[:n], ".")]
+		if !ok {
+			continue
+		}
+		if n < len(path) {
+			below, ok := v.(map[string]any)
+			if !ok {
+				continue
+			}
+			return metaText(below, path[n:])
+		}
+		switch v := v.(type) {
+		case string:
+			return v, true
+		case json.Number:
+			return v.String(), true
+		}
+	}
+	return "", false
+}
+
+// routing is what the settings say about where events go. It is constant.
+type routing struct {
+	index      *template
+	streams    bool // the event's data_stream.* comes before index
+	indexFixed bool // only the settings, and the date, make the name
+	pipeline   *template
+	op         string
+	fallback   string
+	allowed    []string
+	paths      []string // of the events' values, in the order of Routing.Values
+}
+
+var streamPaths = []string{"data_stream.type", "data_stream.dataset", "data_stream.namespace"}
+
+func newRouting(cfg *Config) (*routing, error) {
+	r := &routing{op: cfg.OpType, fallback: cfg.FallbackIndex, allowed: cfg.AllowedIndices, streams: cfg.Index == ""}
+	index := cfg.Index
+	if r.streams {
+		index = DefaultIndex
+	}
+	var err error
+	if err = CheckIndex(index); err != nil {
+		return nil, fmt.Errorf("output.elasticsearch.index: %w", err)
+	}
+	r.index, _ = parseTemplate(index)
+	r.indexFixed = !r.index.fields()
+	if r.pipeline, err = parseTemplate(cfg.Pipeline); err != nil {
+		return nil, fmt.Errorf("output.elasticsearch.pipeline: %w", err)
+	}
+	if err = CheckName(r.fallback); err != nil {
+		return nil, fmt.Errorf("output.elasticsearch.fallback_index: %w", err)
+	}
+	r.paths = slices.Concat(r.index.paths(), r.pipeline.paths())
+	if r.streams {
+		r.paths = append(r.paths, streamPaths...)
+	}
+	slices.Sort(r.paths)
+	r.paths = slices.Compact(r.paths)
+	return r, nil
+}
+
+// Why an event goes to the fallback index: labels of a metric.
+const (
+	fallbackUnresolved = "unresolved"
+	fallbackIllegal    = "illegal"
+	fallbackHidden     = "hidden"
+	fallbackForbidden  = "not_allowed"
+)
+
+var fallbackReasons = []string{fallbackUnresolved, fallbackIllegal, fallbackHidden, fallbackForbidden}
+
+// route is where an event goes. It is constant once made.
+type route struct {
+	event.Target           // without its ID
+	action          []byte // the action line up to the _id
+	indexSetting    string // the setting that fixes the index; empty: the event chose it
+	pipelineSetting string // the same of the pipeline
+	fallback        string // why it is the fallback index; empty: it is not
+	opIgnored       bool   // the event asked for another operation
+}
+
+func newRoute(t event.Target) *route {
+	r := &route{Target: t}
+	r.action = append(r.action, `{"`...)
+	r.action = append(r.action, t.Op...)
+	r.action = append(r.action, `":{"_index":`...)
+	r.action = appendQuoted(r.action, t.Index)
+	if t.Pipeline != "" {
+		r.action = append(r.action, `,"pipeline":`...)
+		r.action = appendQuoted(r.action, t.Pipeline)
+	}
+	r.action = append(r.action, `,"_id":"`...)
+	return r
+}
+
+// router finds the routes of events and remembers them. It belongs to one
+// goroutine.
+type router struct {
+	*routing
+	known map[string]*route // by what the event says
+	made  map[string]*route // by what comes of it
+	key   []byte
+}
+
+func newRouter(r *routing) *router {
+	return &router{routing: r, known: map[string]*route{}, made: map[string]*route{}}
+}
+
+// of is the route of an event.
+func (r *router) of(e *event.Routing) *route {
+	if len(e.Meta) > maxMeta {
+		return r.find(e)
+	}
+	key := append(r.key[:0], e.Meta...)
+	for i, path := range r.paths {
+		v := value(e, i)
+		if path == timestamp {
+			v = minuteOf(v)
+		}
+		key = binary.AppendUvarint(append(key, 0), uint64(len(v)))
+		key = append(key, v...)
+	}
+	r.key = key
+	if found := r.known[string(key)]; found != nil {
+		return found
+	}
+	found := r.find(e)
+	if len(key) <= 1<<10 { // what is longer does not come again
+		if len(r.known) >= maxRoutes {
+			clear(r.known)
+		}
+		r.known[string(key)] = found
+	}
+	return found
+}
+
+// minuteOf is a timestamp without what no date letter shows, where it is
+// written in UTC as Beats do it; so the routes of a minute are one.
+func minuteOf(v []byte) []byte {
+	const minute = len("2006-01-02T15:04")
+	if len(v) > minute && v[len(v)-1] == 'Z' {
+		if _, ok := parseTime(v); ok {
+			return v[:minute]
+		}
+	}
+	return v
+}
+
+func value(e *event.Routing, i int) []byte {
+	if i < len(e.Values) {
+		return e.Values[i]
+	}
+	return nil
+}
+
+func parseTime(v []byte) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339Nano, string(v))
+	return t.UTC(), err == nil && t.Year() > 0 && t.UTC().Year() < 10_000
+}
+
+// find works a route out.
+func (r *router) find(e *event.Routing) *route {
+	meta := readMeta(e.Meta)
+	of := func(path string) []byte {
+		i, ok := slices.BinarySearch(r.paths, path)
+		if !ok {
+			return nil
+		}
+		return value(e, i)
+	}
+	at := func(path string) (time.Time, bool) { return parseTime(of(path)) }
+
+	t := event.Target{Op: r.op}
+	var indexSetting, pipelineSetting, fallback string
+	t.Index, indexSetting, fallback = r.indexOf(meta, of, at)
+	if name, ok := r.pipeline.render(of, at, meta); ok {
+		t.Pipeline = strings.ToLower(string(name)) // as Beats do
+		if !r.pipeline.fields() && t.Pipeline != "" {
+			pipelineSetting = "output.elasticsearch.pipeline"
+		}
+	}
+	op, _ := metaText(meta, []string{"op_type"})
+	opIgnored := op != "" && op != r.op
+
+	key := strings.Join([]string{t.Index, t.Pipeline, indexSetting, fallback, fmt.Sprint(opIgnored)}, "\x00")
+	if known := r.made[key]; known != nil {
+		return known
+	}
+	found := newRoute(t)
+	found.indexSetting, found.pipelineSetting, found.fallback, found.opIgnored = indexSetting, pipelineSetting, fallback, opIgnored
+	if len(r.made) >= maxRoutes {
+		clear(r.made)
+	}
+	r.made[key] = found
+	return found
+}
+
+// indexOf is the index, the setting that fixes it, and why it is the fallback.
+func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(string) (time.Time, bool)) (name, setting, fallback string) {
+	resolved, fixed := false, false
+	for _, key := range []string{"alias", "index", "raw_index"} {
+		if s, ok := meta[key].(string); ok && s != "" {
+			name, resolved = s, true
+			break
+		}
+	}
+	if !resolved && r.streams {
+		kind, set, space := of(streamPaths[0]), of(streamPaths[1]), of(streamPaths[2])
+		if len(kind) > 0 && len(set) > 0 && len(space) > 0 {
+			name, resolved = string(kind)+"-"+string(set)+"-"+string(space), true
+		}
+	}
+	if !resolved {
+		var b []byte
+		if b, resolved = r.index.render(of, at, meta); resolved {
+			name, fixed = string(b), r.indexFixed
+		}
+	}
+	switch {
+	case !resolved:
+		fallback = fallbackUnresolved
+	case fixed:
+		return name, "output.elasticsearch.index", ""
+	case name == r.fallback:
+		return name, "output.elasticsearch.fallback_index", ""
+	case strings.HasPrefix(name, ".") && illegal(name) == "":
+		fallback = fallbackHidden
+	case illegal(name) != "":
+		fallback = fallbackIllegal
+	case !slices.ContainsFunc(r.allowed, func(pattern string) bool { return matches(pattern, name) }):
+		fallback = fallbackForbidden
+	default:
+		return name, "", ""
+	}
+	return r.fallback, "output.elasticsearch.fallback_index", fallback
+}
+
+// readMeta is @metadata as far as it is an object of a size that Beats send.
+func readMeta(raw []byte) map[string]any {
+	if len(raw) == 0 || len(raw) > maxMeta || raw[0] != '{' {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var m map[string]any
+	if dec.Decode(&m) != nil {
+		return nil
+	}
+	return m
+}
+
+// matches reports whether a name is what a pattern with * in it says.
+func matches(pattern, name string) bool {
+	first, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == name
+	}
+	name, ok := strings.CutPrefix(name, first)
+	if !ok {
+		return false
+	}
+	for {
+		next, more, wild := strings.Cut(rest, "*")
+		if !wild {
+			return strings.HasSuffix(name, next)
+		}
+		i := strings.Index(name, next)
+		if i < 0 {
+			return false
+		}
+		name, rest = name[i+len(next):], more
+	}
+}
+
+// appendQuoted appends s as a JSON string.
+func appendQuoted(b []byte, s string) []byte {
+	b = append(b, '"')
+	b = appendEscaped(b, s)
+	return append(b, '"')
+}
+
+// appendEscaped appends s as the inside of a JSON string. What is not UTF-8
+// becomes U+FFFD.
+func appendEscaped[T string | []byte](b []byte, s T) []byte {
+	const hex = "0123456789abcdef"
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ':
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c >= utf8.RuneSelf:
+			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+			b = utf8.AppendRune(b, r)
+			i += size - 1
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
