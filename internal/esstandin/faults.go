@@ -32,7 +32,7 @@ type Fault struct {
 	//	wrong_id     the items under other identities
 	//	wrong_op     the items under another operation
 	//	no_status    the items without a status
-	//	huge         an answer of 256 MiB
+	//	huge         an answer of 64 MiB
 	//	bomb         1 GiB of spaces in a gzip
 	//	redirect     307 to the same path under another host name
 	Kind   string `json:"kind"`
@@ -215,7 +215,7 @@ func (s *Server) faultyAnswer(w http.ResponseWriter, r *http.Request, f Fault, i
 		h.Set("Content-Type", "application/json")
 		s.count(http.StatusOK)
 		spaces := bytes.Repeat([]byte(" "), 1<<20)
-		for range 256 {
+		for range 64 {
 			if _, err := w.Write(spaces); err != nil {
 				break
 			}

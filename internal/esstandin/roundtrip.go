@@ -30,6 +30,8 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	length := int64(rec.body.Len())
 	if n, err := strconv.ParseInt(rec.header.Get("Content-Length"), 10, 64); err == nil && n > length {
 		body, length = io.MultiReader(body, broken{}), n
+	} else if rec.cut {
+		body, length = io.MultiReader(body, broken{}), -1
 	}
 	return &http.Response{
 		Status: http.StatusText(rec.status), StatusCode: rec.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -64,11 +66,16 @@ func asError(p any) error {
 	return err
 }
 
+// maxMemory bounds an answer that is made whole before it is read; behind it the
+// connection ends.
+const maxMemory = 4 << 20
+
 // memory is an answer in memory.
 type memory struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
+	cut    bool
 }
 
 func (m *memory) Header() http.Header { return m.header }
@@ -81,6 +88,10 @@ func (m *memory) WriteHeader(status int) {
 
 func (m *memory) Write(p []byte) (int, error) {
 	m.WriteHeader(http.StatusOK)
+	if m.body.Len()+len(p) > maxMemory {
+		m.cut = true
+		return 0, io.ErrShortWrite
+	}
 	return m.body.Write(p)
 }
 

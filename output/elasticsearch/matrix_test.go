@@ -1,0 +1,783 @@
+package elasticsearch_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/event"
+	"vtsidecar/output/elasticsearch"
+)
+
+// Every row of the status table and every fault, each with the documents stored
+// anyway and not, on a clock of the test's own. Whatever the cluster does: in
+// the end each event is in it once or in the dead letter once, and nil never
+// comes before an honest answer.
+
+// How long a request may take and an answer may be: the real client has bounds
+// of its own.
+const (
+	timeout   = time.Minute
+	maxAnswer = 1 << 20
+)
+
+// wire is a Doer without a network.
+type wire struct{ rt http.RoundTripper }
+
+func (d wire) Do(ctx context.Context, r *elasticsearch.Request) (*elasticsearch.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, r.Method, "http://es.test"+r.Path, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Body) > 0 {
+		req.Header.Set("Content-Type", r.ContentType)
+		if r.ContentType == "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
+	}
+	resp, err := d.rt.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxAnswer {
+		return nil, elasticsearch.ErrAnswerTooLong
+	}
+	return &elasticsearch.Response{Status: resp.StatusCode, Header: resp.Header, Body: body, Host: "es.test"}, nil
+}
+
+// grave is a dead letter that knows what the cluster said.
+type grave struct {
+	t  *testing.T
+	es *esstandin.Server
+
+	mu      sync.Mutex
+	letters map[string][]event.DeadLetter // by the event's bytes
+	full    int                           // so many times it is full
+}
+
+var errFull = errors.New("the dead letter is full")
+
+func (g *grave) Store(_ context.Context, letters []event.DeadLetter) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.full > 0 {
+		g.full--
+		return errFull
+	}
+	for _, l := range letters {
+		l.Event = bytes.Clone(l.Event) // it belongs to the caller
+		key := string(bytes.TrimSuffix(l.Event, []byte("\n")))
+		g.letters[key] = append(g.letters[key], l)
+		if l.Target != nil && l.Status != 0 && l.Status != http.StatusRequestEntityTooLarge {
+			assert.True(g.t, g.es.Refused(l.Target.ID), "an event is given up that the cluster never refused for good")
+		}
+	}
+	return nil
+}
+
+func (g *grave) of(line string) []event.DeadLetter {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.letters[line]
+}
+
+func (g *grave) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, l := range g.letters {
+		n += len(l)
+	}
+	return n
+}
+
+// one is an event of a test.
+type one struct {
+	id   string // its identity in the cluster
+	line string
+	raw  event.ID
+	own  []byte // its @metadata._id
+	meta string
+}
+
+// some are events n to m, with words in them to know them by.
+func some(from, to int) []one {
+	out := make([]one, 0, to-from)
+	for i := from; i < to; i++ {
+		e := one{line: fmt.Sprintf(`{"@timestamp":"2026-01-02T03:04:05.678Z","message":"needle%d."}`, i)}
+		e.raw = event.ID{0: 0xe0, 14: byte(i >> 8), 15: byte(i)}
+		e.id = e.raw.String()
+		out = append(out, e)
+	}
+	return out
+}
+
+// word is what stands in event i and in no other.
+func word(i int) string { return fmt.Sprintf("needle%d.", i) }
+
+func linesOf(o *elasticsearch.Output, events []one) *event.Lines {
+	l := &event.Lines{}
+	for _, e := range events {
+		l.Buf = append(l.Buf, e.line...)
+		l.Buf = append(l.Buf, '\n')
+		l.Index = append(l.Index, event.Line{ID: e.raw, End: len(l.Buf)})
+		r := event.Routing{ID: e.own, Values: make([][]byte, len(o.Routes()))}
+		if e.meta != "" {
+			r.Meta = []byte(e.meta)
+		}
+		for i, path := range o.Routes() {
+			r.Values[i] = valueAt(e.line, path)
+		}
+		l.Routing = append(l.Routing, r)
+	}
+	return l
+}
+
+// valueAt is the string at a dotted path.
+func valueAt(line, path string) []byte {
+	var v any
+	if json.Unmarshal([]byte(line), &v) != nil {
+		return nil
+	}
+	for key := range strings.SplitSeq(path, ".") {
+		m, _ := v.(map[string]any)
+		v = m[key]
+	}
+	if s, ok := v.(string); ok {
+		return []byte(s)
+	}
+	return nil
+}
+
+// bench is an output before a stand-in.
+type bench struct {
+	t    *testing.T
+	es   *esstandin.Server
+	out  *elasticsearch.Output
+	dead *grave
+	log  *bytes.Buffer
+}
+
+func open(t *testing.T, es esstandin.Config, change ...func(*elasticsearch.Config)) *bench {
+	t.Helper()
+	b := &bench{t: t, es: esstandin.New(es), log: &bytes.Buffer{}}
+	b.dead = &grave{t: t, es: b.es, letters: map[string][]event.DeadLetter{}}
+	cfg := elasticsearch.Config{
+		Doer: wire{b.es}, Index: "events", FallbackIndex: "logs-vtsidecar-fallback", OpType: "create",
+		AllowedIndices: []string{"events", "*beat-*", "logs-*-*"}, BulkMaxBytes: 10 << 20, Workers: 2,
+		Dead: b.dead, Log: slog.New(slog.NewTextHandler(b.log, nil)),
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	out, err := elasticsearch.Open(cfg)
+	require.NoError(t, err)
+	b.out = out
+	return b
+}
+
+// close closes the output and looks at what should never have been.
+func (b *bench) close() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(b.t, b.out.Close(ctx))
+	b.es.Close()
+	assert.Empty(b.t, b.es.Complaints())
+	assert.NotContains(b.t, b.log.String(), "needle", "a document is in the log")
+	assert.NotContains(b.t, b.log.String(), "Preview", "a reason that may quote a document is in the log")
+}
+
+// store starts a Store.
+func (b *bench) store(ctx context.Context, events []one) <-chan error {
+	done := make(chan error, 1)
+	l := linesOf(b.out, events)
+	go func() {
+		err := b.out.Store(ctx, l)
+		if err == nil {
+			b.durable(events) // in this moment, not later
+		}
+		for i := range l.Buf {
+			l.Buf[i] = '#' // the caller may do with its memory what it likes
+		}
+		done <- err
+	}()
+	return done
+}
+
+// storeUnseen starts a Store whose nil is not looked at.
+func (b *bench) storeUnseen(events []one) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- b.out.Store(context.Background(), linesOf(b.out, events)) }()
+	return done
+}
+
+// durable looks whether a nil was true: each event is in the dead letter or the
+// cluster has said, in an answer that nobody disturbed, that it has it.
+func (b *bench) durable(events []one) {
+	for _, e := range events {
+		assert.True(b.t, b.es.Settled(e.id) || len(b.dead.of(e.line)) > 0, "nil before %s was durable", e.id)
+	}
+}
+
+// once looks whether each event is stored once, or dead once.
+func (b *bench) once(events []one, dead ...int) {
+	b.t.Helper()
+	isDead := map[int]bool{}
+	for _, i := range dead {
+		isDead[i] = true
+	}
+	for i, e := range events {
+		docs, letters := b.es.Find(e.id), b.dead.of(e.line)
+		if isDead[i] {
+			assert.Empty(b.t, docs, "event %d", i)
+			assert.Equal(b.t, 1, len(letters), "letters of event %d", i)
+			continue
+		}
+		assert.Zero(b.t, len(letters), "letters of event %d", i)
+		if assert.Len(b.t, docs, 1, "event %d", i) {
+			assert.EqualValues(b.t, 1, docs[0].Version, "event %d was written twice", i)
+			assert.Equal(b.t, e.line, string(docs[0].Source), "event %d", i)
+		}
+	}
+}
+
+// returned is the result of a Store that is bound to end within a time.
+func (b *bench) returned(done <-chan error, within time.Duration) error {
+	b.t.Helper()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(within):
+		require.FailNow(b.t, "Store does not return", "after %v more", within)
+		return nil
+	}
+}
+
+// waiting looks whether a Store has not returned.
+func (b *bench) waiting(done <-chan error) {
+	b.t.Helper()
+	select {
+	case err := <-done:
+		require.FailNow(b.t, "Store returned", "%v", err)
+	default:
+	}
+}
+
+func (b *bench) bulks() int { return b.es.Stats().Requests["POST /_bulk"] }
+
+// longest is the longest pause between two tries, with its jitter, and what a
+// try itself may take.
+const longest = 90*time.Second + timeout
+
+// Disturbances of whole requests. Each lasts ten minutes, in which Store must
+// not return and readiness must be false; then, whether the documents had been
+// stored or not, all is well within one pause.
+func TestRequestFaults(t *testing.T) {
+	faults := []esstandin.Fault{
+		{Kind: "html"}, {Kind: "garbage"}, {Kind: "empty"}, {Kind: "null_items"}, {Kind: "few"}, {Kind: "many"}, {Kind: "order"},
+		{Kind: "wrong_id"}, {Kind: "wrong_op"}, {Kind: "no_status"}, {Kind: "truncate"}, {Kind: "truncate_json"},
+		{Kind: "refused"}, {Kind: "reset"}, {Kind: "eof"}, {Kind: "hang"}, {Kind: "blackhole"}, {Kind: "redirect"}, {Kind: "huge"}, {Kind: "bomb"},
+	}
+	for _, status := range []int{401, 403, 404, 408, 429, 500, 502, 503, 504, 507} {
+		faults = append(faults, esstandin.Fault{Kind: "status", Status: status}, esstandin.Fault{Kind: "status_html", Status: status})
+	}
+	for _, status := range []int{201, 204, 300} {
+		faults = append(faults, esstandin.Fault{Kind: "status_html", Status: status})
+	}
+	faults = append(faults, esstandin.Fault{Kind: "status", Status: 429, RetryAfter: "7"}, esstandin.Fault{Kind: "status", Status: 503, RetryAfter: "never"})
+	for _, f := range faults {
+		for _, stored := range []bool{false, true} {
+			f.Stored = stored
+			t.Run(fmt.Sprint(f.Kind, f.Status, f.RetryAfter, " stored ", stored), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { requestFault(t, f) })
+			})
+		}
+	}
+}
+
+func requestFault(t *testing.T, f esstandin.Fault) {
+	b := open(t, esstandin.Config{})
+	events := some(0, 10)
+	if f.Kind == "order" {
+		// Were the answers taken as they come, an innocent event would be buried
+		// in place of this one.
+		b.es.SetRules(esstandin.Rule{Match: word(2), Status: 400})
+	}
+	require.NoError(t, b.es.SetFaults(f))
+	require.NoError(t, b.out.Ready(), "before anything was sent")
+	done := b.store(t.Context(), events)
+	const outage = 10 * time.Minute
+	time.Sleep(outage) // of the bubble's clock
+	synctest.Wait()
+	b.waiting(done)
+	require.Error(t, b.out.Ready(), "ready in an outage")
+	assert.Zero(t, b.dead.count())
+	tries := b.bulks()
+	switch {
+	case f.Status == 401 || f.Status == 403:
+		assert.InDelta(t, 20, tries, 3, "every 30 s")
+	case f.Kind == "huge" || f.Kind == "bomb":
+	default:
+		assert.Greater(t, tries, 4, "it gave up, or slept too long")
+		assert.Less(t, tries, 40, "it hammers")
+	}
+	lines := strings.Count(b.log.String(), "\n")
+	assert.LessOrEqual(t, lines, 3, "transitions are logged, not repetitions:\n%s", b.log)
+
+	require.NoError(t, b.es.SetFaults())
+	require.NoError(t, b.returned(done, longest))
+	require.NoError(t, b.out.Ready(), "all is well again")
+	if f.Kind == "order" {
+		if f.Stored {
+			// Refused while the answers were no answers: it is refused again.
+			b.once(events, 2)
+		} else {
+			b.once(events, 2)
+		}
+	} else {
+		b.once(events)
+	}
+	assert.Zero(t, b.es.Stats().Resent)
+	b.close()
+}
+
+// A disturbance that strikes once costs a second or so, and nothing else.
+func TestOneFault(t *testing.T) {
+	for _, f := range []esstandin.Fault{
+		{Kind: "html"}, {Kind: "few"}, {Kind: "many"}, {Kind: "truncate_json"}, {Kind: "eof"}, {Kind: "refused"}, {Kind: "status", Status: 503}, {Kind: "status", Status: 429},
+	} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprint(f.Kind, f.Status, stored), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f.Stored, f.Times = stored, 1
+					b := open(t, esstandin.Config{})
+					require.NoError(t, b.es.SetFaults(f))
+					events := some(0, 10)
+					require.NoError(t, b.returned(b.store(t.Context(), events), 3*time.Second))
+					assert.Equal(t, 2, b.bulks())
+					require.NoError(t, b.out.Ready())
+					b.once(events)
+					b.close()
+				})
+			})
+		}
+	}
+}
+
+// Items that are to be tried again are tried alone, and until they are taken.
+func TestItemsAreRetried(t *testing.T) {
+	for _, status := range []int{429, 500, 502, 503, 504} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprint(status, stored), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := open(t, esstandin.Config{})
+					b.es.SetRules(
+						esstandin.Rule{Match: word(3), Status: status, Times: 8, Stored: stored},
+						esstandin.Rule{Match: word(7), Status: status, Times: 1, Stored: stored},
+					)
+					events := some(0, 10)
+					began := time.Now()
+					require.NoError(t, b.returned(b.store(t.Context(), events), 8*longest))
+					if !stored {
+						assert.Greater(t, time.Since(began), 10*time.Second, "the pauses grow")
+					}
+					b.once(events)
+					st := b.es.Stats()
+					assert.Zero(t, st.Resent, "what was settled is not sent again")
+					assert.EqualValues(t, 10+8+1, st.Lines)
+					require.NoError(t, b.out.Ready())
+					b.close()
+				})
+			})
+		}
+	}
+}
+
+// An item that never gets through holds its own window, and no other.
+func TestSlowItemHoldsItsWindowOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 429})
+		held := some(0, 10)
+		done := b.store(t.Context(), held)
+		synctest.Wait()
+		for i := range 20 {
+			events := some(100+10*i, 110+10*i)
+			require.NoError(t, b.returned(b.store(t.Context(), events), 5*time.Second), "window %d", i)
+			b.once(events)
+		}
+		b.waiting(done)
+		b.es.SetRules()
+		require.NoError(t, b.returned(done, longest))
+		b.once(held)
+		assert.Zero(t, b.es.Stats().Resent)
+		b.close()
+	})
+}
+
+// A document's own fault buries that document alone, with what the cluster said.
+func TestOwnFaults(t *testing.T) {
+	for _, r := range []esstandin.Rule{
+		{Status: 400},
+		{Status: 400, Type: "illegal_argument_exception", Reason: "Document contains at least one immense term in field=\"message\""},
+		{Status: 400, Type: "illegal_argument_exception", Reason: "Limit of total fields [1000] has been exceeded while adding new fields [1]"},
+		{Status: 400, Type: "strict_dynamic_mapping_exception"},
+		{Status: 400, Type: "a_type_that_nobody_knows"},
+		{Status: 413, Type: "x"},
+		{Status: 422, Type: "x"},
+	} {
+		for _, openSearch := range []bool{false, true} {
+			t.Run(fmt.Sprint(r.Status, r.Type, openSearch), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := open(t, esstandin.Config{OpenSearch: openSearch})
+					r.Match = word(3)
+					b.es.SetRules(r)
+					events := some(0, 10)
+					require.NoError(t, b.returned(b.store(t.Context(), events), time.Second))
+					require.NoError(t, b.out.Ready(), "one event's fault is no outage")
+					b.once(events, 3)
+					assert.EqualValues(t, 10, b.es.Stats().Lines, "it is sent once")
+					letter := b.dead.of(events[3].line)[0]
+					assert.Equal(t, r.Status, letter.Status)
+					assert.NotEmpty(t, letter.Reason)
+					assert.NotEmpty(t, letter.Detail)
+					if r.Reason != "" {
+						assert.Contains(t, letter.Detail, r.Reason)
+					}
+					assert.EqualValues(t, len(events[3].line), letter.Length)
+					require.NotNil(t, letter.Target)
+					assert.Equal(t, event.Target{ID: events[3].id, Index: "events", Op: "create"}, *letter.Target)
+					b.close()
+				})
+			})
+		}
+	}
+}
+
+// 409 says that the event is there already; whose identity it is does not matter.
+func TestConflictIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		events := some(0, 10)
+		events[4].own, events[4].id = []byte("own-\"4\""), "own-\"4\""
+		require.NoError(t, b.returned(b.store(t.Context(), events), time.Second))
+		require.NoError(t, b.returned(b.store(t.Context(), events), time.Second), "a Beat sends a window again")
+		b.once(events)
+		assert.Equal(t, 10, b.es.Stats().Items["409 version_conflict_engine_exception"])
+		b.close()
+	})
+}
+
+// A conflict on an index operation says nothing of the kind.
+func TestConflictOnIndexIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.OpType = "index" })
+		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 409, Times: 2})
+		events := some(0, 10)
+		require.NoError(t, b.returned(b.store(t.Context(), events), longest))
+		b.once(events)
+		b.close()
+	})
+}
+
+// What an operator, a full disk or the settings cause is waited for.
+func TestOutages(t *testing.T) {
+	pipeline := func(c *elasticsearch.Config) { c.Pipeline = "enriched" }
+	for _, tt := range []struct {
+		name         string
+		es           esstandin.Config
+		change       func(*elasticsearch.Config)
+		begin, end   func(*esstandin.Server)
+		words        string // in what Ready says
+		every30      bool
+		storedAnyway bool
+	}{
+		{name: "full disk", begin: func(s *esstandin.Server) { s.SetBlock("events", esstandin.BlockReadOnlyAllowDelete, true) },
+			end: func(s *esstandin.Server) { s.SetBlock("events", esstandin.BlockReadOnlyAllowDelete, false) }, words: "block"},
+		{name: "write block", begin: func(s *esstandin.Server) { s.SetBlock("events", esstandin.BlockWrite, true) },
+			end: func(s *esstandin.Server) { s.SetBlock("events", esstandin.BlockWrite, false) }, words: "block"},
+		{name: "missing pipeline", change: pipeline, begin: func(*esstandin.Server) {},
+			end: func(s *esstandin.Server) { s.PutPipeline("enriched") }, words: "output.elasticsearch.pipeline"},
+		{name: "closed index", begin: func(s *esstandin.Server) { s.CreateIndex("events"); s.SetClosed("events", true) },
+			end: func(s *esstandin.Server) { s.SetClosed("events", false) }, words: "output.elasticsearch.index"},
+		{name: "missing index", es: esstandin.Config{NoAutoCreate: true}, begin: func(*esstandin.Server) {},
+			end: func(s *esstandin.Server) { s.CreateIndex("events") }, words: "output.elasticsearch.index"},
+		{name: "no privilege", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403}) },
+			end: func(s *esstandin.Server) { s.SetRules() }, words: "events", every30: true},
+		{name: "no privilege, stored anyway", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403, Stored: true}) },
+			end: func(s *esstandin.Server) { s.SetRules() }, words: "events", every30: true},
+	} {
+		for _, openSearch := range []bool{false, true} {
+			t.Run(fmt.Sprint(tt.name, openSearch), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					tt.es.OpenSearch = openSearch
+					var change []func(*elasticsearch.Config)
+					if tt.change != nil {
+						change = append(change, tt.change)
+					}
+					b := open(t, tt.es, change...)
+					tt.begin(b.es)
+					events := some(0, 10)
+					done := b.store(t.Context(), events)
+					time.Sleep(10 * time.Minute) // of the bubble's clock
+					synctest.Wait()
+					b.waiting(done)
+					require.ErrorContains(t, b.out.Ready(), tt.words)
+					assert.Zero(t, b.dead.count(), "an outage never buries")
+					if tt.every30 {
+						assert.InDelta(t, 20, b.bulks(), 3)
+					}
+					tt.end(b.es)
+					require.NoError(t, b.returned(done, longest))
+					require.NoError(t, b.out.Ready())
+					b.once(events)
+					assert.Zero(t, b.es.Stats().Resent)
+					b.close()
+				})
+			})
+		}
+	}
+}
+
+// The same where the event itself chose the place: it is buried alone.
+func TestPlacesThatEventsChoose(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		es     esstandin.Config
+		meta   string
+		begin  func(*esstandin.Server)
+		status int
+		target event.Target
+	}{
+		{name: "pipeline", meta: `{"pipeline":"Gone"}`, status: 400, target: event.Target{Index: "events", Pipeline: "gone", Op: "create"}},
+		{name: "closed index", meta: `{"beat":"filebeat","version":"8.1.0"}`, status: 400,
+			begin:  func(s *esstandin.Server) { s.CreateIndex("filebeat-8.1.0"); s.SetClosed("filebeat-8.1.0", true) },
+			target: event.Target{Index: "filebeat-8.1.0", Op: "create"}},
+		{name: "missing index", es: esstandin.Config{NoAutoCreate: true}, meta: `{"beat":"filebeat","version":"8.1.0"}`, status: 404,
+			begin: func(s *esstandin.Server) { s.CreateIndex("events") }, target: event.Target{Index: "filebeat-8.1.0", Op: "create"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := open(t, tt.es, func(c *elasticsearch.Config) {
+					c.Pipeline = "%{[@metadata][pipeline]}"
+					if !strings.Contains(tt.meta, "pipeline") {
+						c.Index = "%{[@metadata][beat]}-%{[@metadata][version]}"
+					}
+				})
+				if tt.begin != nil {
+					tt.begin(b.es)
+				}
+				events := some(0, 10)
+				for i := range events {
+					events[i].meta = `{"beat":"winlogbeat","version":"8.1.0"}`
+				}
+				b.es.CreateIndex("winlogbeat-8.1.0")
+				events[3].meta = tt.meta
+				require.NoError(t, b.returned(b.store(t.Context(), events), time.Second))
+				require.NoError(t, b.out.Ready(), "one event's place is no outage")
+				b.once(events, 3)
+				letter := b.dead.of(events[3].line)[0]
+				assert.Equal(t, tt.status, letter.Status)
+				tt.target.ID = events[3].id
+				assert.Equal(t, tt.target, *letter.Target)
+				b.close()
+			})
+		})
+	}
+}
+
+// A body over the server's bound is halved; an event that is over it alone is
+// buried alone.
+func TestTooLarge(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		for _, kind := range []string{"limit", "proxy", "page"} {
+			if kind == "limit" && stored {
+				continue
+			}
+			t.Run(fmt.Sprint(kind, stored), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := open(t, esstandin.Config{})
+					events := some(0, 100)
+					dead := []int{}
+					switch kind {
+					case "limit":
+						events[30].line = fmt.Sprintf(`{"message":"%s"}`, strings.Repeat("long ", 1000))
+						b.es.SetLimits(esstandin.Limits{MaxContentLength: 3000})
+						dead = append(dead, 30)
+					case "proxy":
+						require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status", Status: 413, Stored: stored, Times: 3}))
+					case "page":
+						require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status_html", Status: 413, Stored: stored, Times: 3}))
+					}
+					require.NoError(t, b.returned(b.store(t.Context(), events), longest))
+					b.once(events, dead...)
+					if kind == "limit" {
+						letter := b.dead.of(events[30].line)[0]
+						assert.Equal(t, 413, letter.Status)
+						assert.NotEmpty(t, letter.Detail)
+					}
+					assert.Zero(t, b.es.Stats().Resent)
+					require.NoError(t, b.out.Ready())
+					b.close()
+				})
+			})
+		}
+	}
+}
+
+// A bulk that the node has no memory for is waited for, and is smaller or later.
+func TestIndexingPressure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetLimits(esstandin.Limits{IndexingPressure: 10})
+		events := some(0, 10)
+		done := b.store(t.Context(), events)
+		time.Sleep(5 * time.Minute) // of the bubble's clock
+		synctest.Wait()
+		b.waiting(done)
+		require.Error(t, b.out.Ready())
+		assert.Zero(t, b.dead.count())
+		b.es.SetLimits(esstandin.Limits{})
+		require.NoError(t, b.returned(done, longest))
+		b.once(events)
+		b.close()
+	})
+}
+
+// A window ends with the error that its caller or the dead letter gives; what is
+// sent again is not doubled.
+func TestStoreIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "hang", Stored: true}))
+		events := some(0, 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := b.store(ctx, events)
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, b.returned(done, timeout), context.Canceled)
+		require.NoError(t, b.es.SetFaults())
+		require.NoError(t, b.returned(b.store(t.Context(), events), longest))
+		b.once(events)
+		b.close()
+	})
+}
+
+func TestDeadLetterIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.dead.full = 1
+		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 400})
+		events := some(0, 10)
+		require.ErrorIs(t, b.returned(b.store(t.Context(), events), longest), errFull)
+		require.NoError(t, b.returned(b.store(t.Context(), events), longest))
+		b.once(events, 3)
+		b.close()
+	})
+}
+
+// An identity that no server takes would make it refuse the neighbours too.
+func TestLongIdentity(t *testing.T) {
+	for _, n := range []int{512, 513, 5000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := open(t, esstandin.Config{})
+				events := some(0, 10)
+				events[3].own = []byte(strings.Repeat("i", n))
+				events[3].id = string(events[3].own)
+				require.NoError(t, b.returned(b.storeUnseen(events), longest))
+				require.NoError(t, b.out.Ready())
+				copies := len(b.dead.of(events[3].line))
+				for _, d := range b.es.Docs("") {
+					if string(d.Source) == events[3].line {
+						copies++
+					}
+				}
+				assert.Equal(t, 1, copies)
+				b.once(append(some(0, 3), some(4, 10)...))
+				b.close()
+			})
+		})
+	}
+}
+
+// Everything at once, by many windows, from a seed.
+func TestAllAtOnce(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { allAtOnce(t, rand.New(rand.NewPCG(seed, 5))) })
+		})
+	}
+}
+
+func allAtOnce(t *testing.T, r *rand.Rand) {
+	b := open(t, esstandin.Config{OpenSearch: r.IntN(2) == 0}, func(c *elasticsearch.Config) {
+		c.BulkMaxBytes = 2000
+		c.Workers = 1 + r.IntN(4)
+	})
+	kinds := []esstandin.Fault{
+		{Kind: "html"}, {Kind: "empty"}, {Kind: "few"}, {Kind: "many"}, {Kind: "wrong_id"}, {Kind: "truncate"}, {Kind: "truncate_json"}, {Kind: "refused"},
+		{Kind: "eof"}, {Kind: "hang"}, {Kind: "status", Status: 429}, {Kind: "status", Status: 503}, {Kind: "status", Status: 401},
+	}
+	var faults []esstandin.Fault
+	for range 40 {
+		f := kinds[r.IntN(len(kinds))]
+		f.Stored, f.Times = r.IntN(2) == 0, 1
+		faults = append(faults, f)
+	}
+	require.NoError(t, b.es.SetFaults(faults...))
+	const windows, size = 12, 30
+	var rules []esstandin.Rule
+	var dead [windows][]int
+	for w := range windows {
+		for i := range size {
+			rule := esstandin.Rule{Match: word(w*size + i), Times: 1 + r.IntN(4), Stored: r.IntN(2) == 0}
+			switch r.IntN(10) {
+			case 0:
+				rule.Status = 429
+			case 1:
+				rule.Status = 503
+			case 2:
+				rule.Status, rule.Times, rule.Stored = 400, 0, false
+				dead[w] = append(dead[w], i)
+			default:
+				continue
+			}
+			rules = append(rules, rule)
+		}
+	}
+	b.es.SetRules(rules...)
+	var done [windows]<-chan error
+	for w := range windows {
+		done[w] = b.store(t.Context(), some(w*size, (w+1)*size))
+	}
+	for w := range windows {
+		require.NoError(t, b.returned(done[w], 3*time.Hour))
+		b.once(some(w*size, (w+1)*size), dead[w]...)
+	}
+	require.NoError(t, b.out.Ready())
+	b.close()
+}
