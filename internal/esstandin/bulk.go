@@ -78,6 +78,10 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		s.failure(w, http.StatusBadRequest, "illegal_argument_exception", err.Error())
 		return
 	}
+	if s.cfg.NoExplicitIndex && target == "" {
+		s.failure(w, http.StatusBadRequest, "illegal_argument_exception", "explicit index in bulk is not allowed")
+		return
+	}
 	if !s.pause(r.Context(), delay) {
 		panic(http.ErrAbortHandler)
 	}
@@ -399,10 +403,19 @@ func (s *Server) write(a action, it item, limits Limits) item {
 	if stream && a.op != "create" {
 		return it.fail(http.StatusBadRequest, "illegal_argument_exception", "only write ops with an op_type of create are allowed in data streams")
 	}
-	if a.pipeline != "" && a.pipeline != "_none" {
-		p, ok := s.pipelines[a.pipeline]
+	concrete := name
+	if stream {
+		concrete = backing[len(backing)-1]
+	}
+	ix := s.indices[concrete]
+	pipeline := a.pipeline
+	if pipeline == "" {
+		pipeline, _ = ix.settings["index.default_pipeline"].(string)
+	}
+	if pipeline != "" && pipeline != "_none" {
+		p, ok := s.pipelines[pipeline]
 		if !ok {
-			return it.fail(http.StatusBadRequest, "illegal_argument_exception", "pipeline with id [%s] does not exist", a.pipeline)
+			return it.fail(http.StatusBadRequest, "illegal_argument_exception", "pipeline with id [%s] does not exist", pipeline)
 		}
 		for _, processor := range list(p, "processors") {
 			switch {
@@ -419,11 +432,6 @@ func (s *Server) write(a action, it item, limits Limits) item {
 			}
 		}
 	}
-	concrete := name
-	if stream {
-		concrete = backing[len(backing)-1]
-	}
-	ix := s.indices[concrete]
 	it.index = concrete
 	switch {
 	case ix.closed:

@@ -34,6 +34,9 @@ type Config struct {
 	NoCredentials bool
 	// NoAutoCreate: an index that nobody made is not made by writing to it.
 	NoAutoCreate bool
+	// NoExplicitIndex: rest.action.multi.allow_explicit_index is false; every bulk
+	// that names its indices is refused as a whole.
+	NoExplicitIndex bool
 
 	// Discard: bulks are counted and answered as created, nothing is kept and
 	// nothing is checked: the cheapest cluster there is, for benchmarks.
@@ -252,6 +255,12 @@ const (
 // SetBlock puts a block on an index, or lifts it. An index that is not there is
 // made.
 func (s *Server) SetBlock(name, block string, on bool) {
+	s.SetSetting(name, block, fmt.Sprint(on))
+}
+
+// SetSetting gives an index a setting by its whole name; an index that is not
+// there is made.
+func (s *Server) SetSetting(name, setting, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	names := s.concrete(name)
@@ -260,7 +269,7 @@ func (s *Server) SetBlock(name, block string, on bool) {
 		names = []string{name}
 	}
 	for _, n := range names {
-		s.indices[n].settings[block] = fmt.Sprint(on)
+		s.indices[n].settings[setting] = value
 	}
 }
 

@@ -498,6 +498,8 @@ func (w *worker) statusWords(resp *Response, result outcome) string {
 		return fmt.Sprintf("output.elasticsearch: %s answers %d: the credentials are wrong or may not write; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host, resp.Status)
 	case reasonRedirect:
 		return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d and wants to send the request elsewhere, which is never followed: name the right host", resp.Host, resp.Status)
+	case reasonExplicit:
+		return fmt.Sprintf("output.elasticsearch: %s answers 400: events may name no index there; set rest.action.multi.allow_explicit_index to true in its own settings", resp.Host)
 	case reasonBusy:
 		return fmt.Sprintf("output.elasticsearch: %s answers 429: it has more to do than it can", resp.Host)
 	case reasonServer:
@@ -556,6 +558,9 @@ func (w *worker) failed(result outcome, words string) {
 	o.putBack(w.took)
 	o.failures++
 	now := time.Now()
+	if o.down != nil {
+		o.down.seen = now
+	}
 	switch {
 	case result.fixed:
 		o.pause = now.Add(retryAuth)
@@ -565,7 +570,7 @@ func (w *worker) failed(result outcome, words string) {
 		o.pause = now.Add(backoff(o.failures - 1))
 	}
 	if o.down == nil {
-		o.down = &trouble{since: now}
+		o.down = &trouble{since: now, seen: now}
 		o.cfg.Metrics.OutputUp.Set(0)
 		o.cfg.Log.Error("Elasticsearch takes nothing at present; windows wait for it", "reason", result.reason, "error", words)
 	}
@@ -710,7 +715,11 @@ const maxOutages = 100
 
 // fault notes an index that an operator must see to. The caller holds mu.
 func (o *Output) fault(it *item, now time.Time) {
-	if o.outages[it.route.Index] != nil || len(o.outages) >= maxOutages {
+	if t := o.outages[it.route.Index]; t != nil {
+		t.seen = now
+		return
+	}
+	if len(o.outages) >= maxOutages {
 		return
 	}
 	var words string
@@ -718,13 +727,13 @@ func (o *Output) fault(it *item, now time.Time) {
 	case it.result.setting == "output.elasticsearch.pipeline":
 		words = fmt.Sprintf("%s: there is no pipeline %s: make it, or mend the setting", it.result.setting, strconv.Quote(it.route.Pipeline))
 	case it.result.setting != "":
-		words = fmt.Sprintf("%s: index %s is missing, closed or takes no such operation (%s): make or open it, or mend the setting", it.result.setting, strconv.Quote(it.route.Index), it.typ)
+		words = fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", it.result.setting, strconv.Quote(it.route.Index), it.typ)
 	case it.result.reason == reasonPrivilege:
 		words = fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", strconv.Quote(it.route.Index), it.typ)
 	default:
 		words = fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", strconv.Quote(it.route.Index), it.typ)
 	}
-	o.outages[it.route.Index] = &trouble{words: words, since: now}
+	o.outages[it.route.Index] = &trouble{words: words, since: now, seen: now}
 	o.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", it.route.Index, "reason", it.result.reason, "error", words)
 }
 
@@ -736,6 +745,33 @@ func (o *Output) mend(index string) {
 	if t := o.outages[index]; t != nil {
 		delete(o.outages, index)
 		o.cfg.Log.Info("Elasticsearch takes events for an index again", "index", index, "seconds", int(time.Since(t.since).Seconds()))
+	}
+}
+
+// How long an outage counts that nobody has met again: longer than the longest
+// pause between two tries.
+const (
+	lapseAll   = 2 * time.Minute // of the whole cluster, when no window waits
+	lapseIndex = 5 * time.Minute // of an index, since a try
+)
+
+// lapse forgets outages that no event waits for any more. Who sends only where
+// it is ready would else never learn that they are over; the next event finds
+// out. The caller holds mu.
+func (o *Output) lapse(now time.Time) {
+	if o.down != nil {
+		if len(o.jobs) == 0 && now.Sub(o.down.seen) > lapseAll {
+			o.cfg.Log.Info("no event waits for Elasticsearch any more; the next one will show whether it takes events")
+			o.cfg.Metrics.OutputUp.Set(1)
+			o.down = nil
+		}
+		return
+	}
+	for index, t := range o.outages {
+		if now.Sub(t.seen) > lapseIndex {
+			o.cfg.Log.Info("no event waits for an index any more; the next one will show whether it takes events", "index", index)
+			delete(o.outages, index)
+		}
 	}
 }
 

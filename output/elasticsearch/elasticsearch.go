@@ -113,6 +113,7 @@ type trouble struct {
 	words  string
 	detail []any // for the log
 	since  time.Time
+	seen   time.Time // when it was met last
 }
 
 // Open starts the workers. Nothing is sent yet: a cluster that is away is no
@@ -182,6 +183,7 @@ func (o *Output) Routes() []string { return slices.Clone(o.routing.paths) }
 func (o *Output) Ready() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.lapse(time.Now())
 	if o.down != nil {
 		return errors.New(o.down.words)
 	}

@@ -1,6 +1,7 @@
 package elasticsearch
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 	"time"
@@ -45,6 +46,7 @@ const (
 	reasonUnreadable = "unreadable"
 	reasonRedirect   = "redirect"
 	reasonStatus     = "unexpected_status"
+	reasonExplicit   = "explicit_index"
 	reasonDoubt      = "unproven_conflict"
 )
 
@@ -88,6 +90,9 @@ func (r *route) item(a *answer) outcome {
 	// What is left is 4xx: the document's own fault, unless the place is at fault.
 	// If the settings name the place, every event has it; else the event chose it.
 	pipeline, index := placeAtFault(a)
+	if pipeline && !strings.Contains(a.reason, "pipeline with id ["+r.Pipeline+"]") {
+		pipeline, index = false, true // it is one that the index's own settings name
+	}
 	switch {
 	case pipeline && r.pipelineSetting != "":
 		return outcome{verdict: outage, reason: reasonPipeline, setting: r.pipelineSetting}
@@ -139,6 +144,10 @@ func placeAtFault(a *answer) (pipeline, index bool) {
 // retryAuth is the pause after an answer that only an operator can change.
 const retryAuth = 30 * time.Second
 
+// noExplicitIndex is said by a cluster that refuses every bulk which names its
+// indices.
+const noExplicitIndex = "explicit index in bulk is not allowed"
+
 // request says what becomes of a bulk request that was answered with a status
 // other than 200.
 func request(status int, body []byte) outcome {
@@ -153,6 +162,8 @@ func request(status int, body []byte) outcome {
 		return outcome{verdict: again, reason: reasonServer}
 	case status >= 300 && status < 400:
 		return outcome{verdict: outage, reason: reasonRedirect}
+	case status == http.StatusBadRequest && bytes.Contains(body, []byte(noExplicitIndex)):
+		return outcome{verdict: outage, reason: reasonExplicit}
 	case status == http.StatusBadRequest && errorType(body) != "":
 		// The cluster, and not a proxy, refuses the request: one of its items is
 		// to blame.
