@@ -38,6 +38,15 @@ type Config struct {
 	IDMetadata    bool // @metadata._id identifies an event that has one
 	TrustVerdicts bool // an event's own arcanna.ioc stays, and nothing is looked up for it
 
+	// Routing: portions say where their lines should go; Routes are the dotted
+	// paths, outside @metadata, whose values are in it.
+	Routing bool
+	Routes  []string
+	// KeepMetadata: lines keep their @metadata, in which _id is the identity where
+	// there was none.
+	KeepMetadata bool
+	PortionBytes int // of lines in a portion, more only for a single event; 0: 1 MiB
+
 	Rules        Rules
 	ECS          ECS
 	Wait         time.Duration // longest that a batch waits for answers; 0: not at all
@@ -103,7 +112,7 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 	for _, n := range []struct {
 		p   *int
 		def int
-	}{{&cfg.MaxValues, 64}, {&cfg.Workers, 8}, {&cfg.QueueLength, 10_000}} {
+	}{{&cfg.MaxValues, 64}, {&cfg.Workers, 8}, {&cfg.QueueLength, 10_000}, {&cfg.PortionBytes, maxPortion}} {
 		if *n.p <= 0 {
 			*n.p = n.def
 		}
@@ -147,7 +156,7 @@ func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], so
 	for i, f := range cfg.Fields {
 		fields[i] = scan.Field{Path: f.Path, Hashes: f.Kind == indicator.KindHash}
 	}
-	if e.scanner, err = scan.New(scan.Config{Fields: fields, MaxValues: maxEventRefs}); err != nil {
+	if e.scanner, err = scan.New(scan.Config{Fields: fields, MaxValues: maxEventRefs, Routes: cfg.Routes, KeepMetadata: cfg.KeepMetadata}); err != nil {
 		return nil, fmt.Errorf("enrich: %w", err)
 	}
 	for t := range e.counted {
@@ -276,7 +285,7 @@ type pool struct {
 const (
 	smallScratch = 512 << 10
 	smallKept    = 16
-	largeScratch = 6 << 20 // what is larger is not kept
+	largeScratch = 5 << 20 // beside a portion; what is larger is not kept
 	largeKept    = 8
 	smallBatch   = 128 << 10
 )
@@ -296,10 +305,10 @@ func (p *pool) take(batchBytes int) *scratch {
 	return new(scratch)
 }
 
-func (p *pool) give(s *scratch, size int64) {
+func (p *pool) give(s *scratch, size, portion int64) {
 	class, most := 0, smallKept
 	switch {
-	case size > largeScratch:
+	case size > largeScratch+portion:
 		return
 	case size > smallScratch:
 		class, most = 1, largeKept

@@ -377,7 +377,7 @@ func (b *bench) drain(ctx context.Context, in *event.Batch, show func(enrich.Por
 		if size > held {
 			b.t.Errorf("%d bytes in use, %d reserved", size, held)
 		}
-		if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 80*cap(p.Dead)); used > size {
+		if used := int64(cap(p.Lines.Buf) + 24*cap(p.Lines.Index) + 96*cap(p.Dead)); used > size {
 			b.t.Errorf("a portion of %d bytes, %d accounted for", used, size)
 		}
 		if budget, ok := in.Budget.(*fakeBudget); ok {

@@ -26,15 +26,16 @@ import (
 // batch costs more rounds and portions, not more memory. An ordinary batch is
 // one round and one portion.
 const (
-	maxPortion   = 1 << 20 // bytes of lines; more only for a single event. What fits into a core's cache is written to the file from there
-	maxRoundRefs = 64 << 10
-	maxFindings  = 32 << 10
-	maxRound     = 16 << 10 // events
-	maxEventRefs = 4096     // values of one event that are looked at
-	maxValue     = 8 << 10  // bytes of an indicator; longer ones are none
-	maxMemo      = 1 << 10  // bytes of a value that is remembered as it was sent
-	maxBodies    = 1 << 20  // bytes of parts that are kept ready
-	maxID        = 512      // bytes of an @metadata._id
+	maxPortion    = 1 << 20 // bytes of lines by default; more only for a single event. What fits into a core's cache is written to the file from there
+	maxRoundRefs  = 64 << 10
+	maxFindings   = 32 << 10
+	maxRound      = 16 << 10 // events
+	maxEventRefs  = 4096     // values of one event that are looked at
+	maxValue      = 8 << 10  // bytes of an indicator; longer ones are none
+	maxMemo       = 1 << 10  // bytes of a value that is remembered as it was sent
+	maxBodies     = 1 << 20  // bytes of parts that are kept ready
+	maxID         = 512      // bytes of an @metadata._id
+	maxRouteValue = 1 << 10  // bytes of a value that names a place; longer ones name none
 )
 
 // Portion is some events of a batch: those that can be stored, and those that
@@ -182,7 +183,7 @@ func (w *Work) forget() {
 // Close gives back everything that the Work holds. Portions end with it.
 func (w *Work) Close() {
 	if w.s != nil {
-		w.e.pool.give(w.s, w.s.size())
+		w.e.pool.give(w.s, w.s.size(), int64(w.e.cfg.PortionBytes))
 		w.s = nil
 	}
 	w.batch.Budget.Release(w.held)
@@ -217,9 +218,13 @@ type scratch struct {
 	ecs      []byte                  // and what they add to threat and related
 	inserts  []insert                // pieces of ecs, where they go
 	key      []byte                  // of the cache
+	name     []byte                  // of the event that is being written, for @metadata
 	found    []byte                  // the parser's, for free text
 	lines    event.Lines
-	stamp    []byte // the round's time as documents have it
+	metas    []scan.Span // of each planned event, where routing is wanted
+	routes   []route     // the same, as many for each as Config.Routes
+	values   [][]byte    // of the lines
+	stamp    []byte      // the round's time as documents have it
 
 	random [256]byte // for identities
 	fresh  int       // bytes of random that were not used yet
@@ -239,6 +244,9 @@ func (s *scratch) forgetRound() {
 	clear(s.findings)
 	clear(s.planned)
 	clear(s.waits)
+	clear(s.lines.Routing)
+	clear(s.values)
+	s.metas, s.routes = s.metas[:0], s.routes[:0]
 	s.findings, s.planned, s.waits = s.findings[:0], s.planned[:0], s.waits[:0]
 	s.lines.Wanted = nil
 }
@@ -248,8 +256,9 @@ func (s *scratch) size() int64 {
 	n := s.scanned + bytesOf(s.planned) + bytesOf(s.refs) + bytesOf(s.findings) + bytesOf(s.text) +
 		bytesOf(s.known.slots) + bytesOf(s.memo.slots) + bytesOf(s.memos) + bytesOf(s.members) + bytesOf(s.waits) +
 		bytesOf(s.dead) + bytesOf(s.parts) + bytesOf(s.distinct) + bytesOf(s.bodies) + bytesOf(s.doc) +
-		bytesOf(s.hits) + bytesOf(s.ecs) + bytesOf(s.inserts) + bytesOf(s.key) + bytesOf(s.found) +
-		bytesOf(s.lines.Buf) + bytesOf(s.lines.Index)
+		bytesOf(s.hits) + bytesOf(s.ecs) + bytesOf(s.inserts) + bytesOf(s.key) + bytesOf(s.found) + bytesOf(s.name) +
+		bytesOf(s.lines.Buf) + bytesOf(s.lines.Index) + bytesOf(s.lines.Routing) +
+		bytesOf(s.metas) + bytesOf(s.routes) + bytesOf(s.values)
 	return int64(n)
 }
 
@@ -267,6 +276,12 @@ type planned struct {
 	dropped int32  // values that nobody looked at
 	kept    bool   // its own verdict stays
 	hasSite bool   // a threat or a related of its own
+}
+
+// route is the value of a route of an event, in scratch.text.
+type route struct {
+	at, size uint32
+	there    bool
 }
 
 // ref is a value of an event.
@@ -460,6 +475,11 @@ func (w *Work) scan(ctx context.Context, ev *event.Event) error {
 	if err := w.identify(ctx, p); err != nil {
 		return err
 	}
+	if w.e.cfg.Routing {
+		if err := w.remember(ctx, ev.Raw); err != nil {
+			return err
+		}
+	}
 	if r.HadVerdict && w.e.cfg.TrustVerdicts {
 		p.kept = true
 	} else {
@@ -515,21 +535,14 @@ func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
 func (w *Work) identify(ctx context.Context, p *planned) error {
 	s := w.s
 	r := &s.result
-	switch {
-	case r.HadVerdict && w.e.cfg.TrustVerdicts && w.keptID(p):
-	case w.e.cfg.IDMetadata && len(r.MetadataID) > 0:
-		// It is the sender's own and may be chosen with care, hence a digest in
-		// which nobody finds two of a kind.
-		sum := sha256.Sum256(r.MetadataID)
-		copy(p.id[:], sum[:])
-		if len(r.MetadataID) > maxID {
-			break
-		}
-		if err := room(ctx, w, &s.text, len(r.MetadataID)); err != nil {
+	if r.HadVerdict && w.e.cfg.TrustVerdicts {
+		if kept, err := w.keptID(ctx, p); kept || err != nil {
 			return err
 		}
-		p.idAt, p.idLen = uint32(len(s.text)), uint32(len(r.MetadataID))
-		s.text = append(s.text, r.MetadataID...)
+	}
+	switch {
+	case w.e.cfg.IDMetadata && len(r.MetadataID) > 0:
+		return w.named(ctx, p, r.MetadataID)
 	case r.HasPosition || w.e.cfg.IDFromContent:
 		p.id = r.Digest
 	default:
@@ -543,25 +556,88 @@ func (w *Work) identify(ctx context.Context, p *planned) error {
 	return nil
 }
 
+// remember notes what the scanned event says about where it should go.
+func (w *Work) remember(ctx context.Context, raw []byte) error {
+	s := w.s
+	if err := room(ctx, w, &s.metas, 1); err != nil {
+		return err
+	}
+	s.metas = append(s.metas, s.result.Metadata(raw))
+	if err := room(ctx, w, &s.routes, len(s.result.Routes)); err != nil {
+		return err
+	}
+	for _, v := range s.result.Routes {
+		if v == nil || len(v) > maxRouteValue {
+			s.routes = append(s.routes, route{})
+			continue
+		}
+		if err := room(ctx, w, &s.text, len(v)); err != nil {
+			return err
+		}
+		s.routes = append(s.routes, route{at: uint32(len(s.text)), size: uint32(len(v)), there: true})
+		s.text = append(s.text, v...)
+	}
+	return nil
+}
+
+// say adds what a planned event says about where it should go to the lines. It
+// has room for that.
+func (w *Work) say(p *planned, raw []byte) {
+	s := w.s
+	says := event.Routing{}
+	if p.idLen > 0 {
+		says.ID = s.text[p.idAt : p.idAt+p.idLen]
+	}
+	if meta := s.metas[w.written]; meta.To > 0 {
+		says.Meta = raw[meta.From:meta.To]
+	}
+	n := len(w.e.cfg.Routes)
+	from := len(s.values)
+	for _, r := range s.routes[n*w.written : n*(w.written+1)] {
+		var v []byte
+		if r.there {
+			v = s.text[r.at : r.at+r.size : r.at+r.size]
+		}
+		s.values = append(s.values, v)
+	}
+	says.Values = s.values[from:len(s.values):len(s.values)]
+	s.lines.Routing = append(s.lines.Routing, says)
+}
+
 // keptID takes the identity over from the event's own verdict, which stays: two
 // identities in one event would be one too many, and the first server knew the
 // event before it had anything added.
-func (w *Work) keptID(p *planned) bool {
+func (w *Work) keptID(ctx context.Context, p *planned) (bool, error) {
 	raw := w.batch.Events[w.next].Raw
 	v := w.s.result.Find(raw, "arcanna.ioc.event_id").Value
 	if v.To-v.From <= len(`""`) || v.To-v.From > longest(maxID) || raw[v.From] != '"' {
-		return false
+		return false, nil
 	}
 	var id string
 	if json.Unmarshal(raw[v.From:v.To], &id) != nil {
-		return false
+		return false, nil
 	}
 	if n, err := hex.Decode(p.id[:], []byte(id)[:min(len(id), 2*len(p.id))]); err == nil && n == len(p.id) && len(id) == 2*n {
-		return true
+		return true, nil
 	}
-	sum := sha256.Sum256([]byte(id)) // it was an @metadata._id
+	return true, w.named(ctx, p, []byte(id)) // it was an @metadata._id
+}
+
+// named takes a name that a sender gave an event for its identity. It may be
+// chosen with care, hence a digest in which nobody finds two of a kind.
+func (w *Work) named(ctx context.Context, p *planned, id []byte) error {
+	s := w.s
+	sum := sha256.Sum256(id)
 	copy(p.id[:], sum[:])
-	return true
+	if len(id) > maxID {
+		return nil
+	}
+	if err := room(ctx, w, &s.text, len(id)); err != nil {
+		return err
+	}
+	p.idAt, p.idLen = uint32(len(s.text)), uint32(len(id))
+	s.text = append(s.text, id...)
+	return nil
 }
 
 // collect turns the values of the scanned event into refs to findings.
@@ -1004,11 +1080,13 @@ func (w *Work) answered(f *finding, wt *wait) {
 // write renders the next portion of the round.
 func (w *Work) write(ctx context.Context) error {
 	s := w.s
-	if cap(s.lines.Buf) > 2*maxPortion { // a giant event came before
+	portion := w.e.cfg.PortionBytes
+	if cap(s.lines.Buf) > 2*portion { // a giant event came before
 		w.release(bytesOf(s.lines.Buf))
 		s.lines.Buf = nil
 	}
 	s.lines.Buf, s.lines.Index = s.lines.Buf[:0], s.lines.Index[:0]
+	s.lines.Routing, s.values = s.lines.Routing[:0], s.values[:0]
 	s.lines.Wanted = w.batch.Budget.Wanted
 	left := len(s.planned) - w.written
 	if left == 0 {
@@ -1017,12 +1095,20 @@ func (w *Work) write(ctx context.Context) error {
 	if err := room(ctx, w, &s.lines.Index, left); err != nil {
 		return err
 	}
-	if cap(s.lines.Buf) < maxPortion {
+	if w.e.cfg.Routing {
+		if err := room(ctx, w, &s.lines.Routing, left); err != nil {
+			return err
+		}
+		if err := room(ctx, w, &s.values, left*len(w.e.cfg.Routes)); err != nil {
+			return err
+		}
+	}
+	if cap(s.lines.Buf) < portion {
 		estimate := 0
 		for i := range s.planned[w.written:] {
 			estimate += len(w.batch.Events[s.planned[w.written+i].index].Raw) + 1024
 		}
-		if estimate = min(estimate, maxPortion); estimate > cap(s.lines.Buf) {
+		if estimate = min(estimate, portion); estimate > cap(s.lines.Buf) {
 			if err := resize(ctx, w, &s.lines.Buf, estimate); err != nil {
 				return err
 			}
@@ -1046,21 +1132,29 @@ func (w *Work) write(ctx context.Context) error {
 				need += len(s.ecs)
 			}
 		}
-		if len(s.lines.Buf) > 0 && len(s.lines.Buf)+need > maxPortion {
+		if w.e.cfg.KeepMetadata {
+			s.name = s.name[:0]
+			if err := room(ctx, w, &s.name, max(2*len(p.id), longest(int(p.idLen)))); err != nil {
+				return err
+			}
+			s.name = s.appendID(s.name, p)
+			need += scan.LenMetadataID(s.name)
+		}
+		if len(s.lines.Buf) > 0 && len(s.lines.Buf)+need > portion {
 			return nil // its document is rendered again; that is once in a megabyte at most
 		}
 		if need > cap(s.lines.Buf)-len(s.lines.Buf) {
 			// As much as the rest will need if it is like what came so far.
 			done := len(s.lines.Index)
 			rest := (len(s.lines.Buf) + need) / (done + 1) * (len(s.planned) - w.written) / 16 * 17
-			if err := resize(ctx, w, &s.lines.Buf, max(len(s.lines.Buf)+need, min(len(s.lines.Buf)+need+rest, maxPortion))); err != nil {
+			if err := resize(ctx, w, &s.lines.Buf, max(len(s.lines.Buf)+need, min(len(s.lines.Buf)+need+rest, portion))); err != nil {
 				return err
 			}
 		}
+		from := len(s.lines.Buf)
 		if p.kept {
 			s.lines.Buf = p.plan.AppendLineKeepingVerdict(s.lines.Buf, raw)
 		} else {
-			from := len(s.lines.Buf)
 			s.lines.Buf = p.plan.AppendLine(s.lines.Buf, raw, s.doc)
 			if len(s.ecs) > 0 {
 				if err := w.complete(ctx, p, from); err != nil {
@@ -1069,6 +1163,12 @@ func (w *Work) write(ctx context.Context) error {
 			}
 			w.tallyEvent()
 		}
+		if w.e.cfg.KeepMetadata {
+			s.lines.Buf = scan.SetMetadataID(s.lines.Buf, from, s.name)
+		}
+		if w.e.cfg.Routing {
+			w.say(p, raw)
+		}
 		s.lines.Index = append(s.lines.Index, event.Line{ID: p.id, End: len(s.lines.Buf)})
 		w.written++
 		if w.written%256 == 0 && ctx.Err() != nil {
@@ -1076,6 +1176,15 @@ func (w *Work) write(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// appendID appends an event's identity as the inside of a JSON string.
+func (s *scratch) appendID(b []byte, p *planned) []byte {
+	if p.idLen == 0 {
+		return hex.AppendEncode(b, p.id[:])
+	}
+	quoted := appendString(b, s.text[p.idAt:p.idAt+p.idLen])
+	return append(b, quoted[len(b)+1:len(quoted)-1]...) // one to the left
 }
 
 // tallyEvent counts the indicators of the event that was written last.

@@ -21,7 +21,8 @@ type node struct {
 	branch  bool  // it has nodes below it
 	sum     uint8 // which sum leaves here go to
 	role    role
-	value   bool   // strings here are values, or may be @metadata._id
+	value   bool   // strings here are values or routes, or may be @metadata._id
+	route   int32  // leaves here are the value of this route, counted from 1
 	text    uint16 // fact that a non-empty string here is: a bit in the position table
 	number  uint16 // fact that a number here is
 
@@ -159,11 +160,13 @@ type Scanner struct {
 	slots     []slot // open addressing by path hash; a power of two, at most a quarter full
 	arcanna   int32  // the node of "arcanna"
 	maxValues int
+	routes    int
+	keepMeta  bool
 }
 
 // New compiles the configuration. All mistakes in it are reported at once.
 func New(cfg Config) (*Scanner, error) {
-	s := &Scanner{nodes: make([]node, root+1), maxValues: cfg.MaxValues}
+	s := &Scanner{nodes: make([]node, root+1), maxValues: cfg.MaxValues, routes: len(cfg.Routes), keepMeta: cfg.KeepMetadata}
 	if s.maxValues == 0 {
 		s.maxValues = defaultMaxValues
 	}
@@ -188,9 +191,24 @@ func New(cfg Config) (*Scanner, error) {
 			n.number = 1 << i
 		}
 	}
+	path := func(what, path string) bool {
+		if path == "" || strings.HasPrefix(path, ".") || strings.HasSuffix(path, ".") || strings.Contains(path, "..") {
+			wrong = append(wrong, fmt.Errorf("%s %q: want names joined by single dots", what, path))
+			return false
+		}
+		return true
+	}
+	for i, route := range cfg.Routes {
+		if path("route", route) {
+			n := &s.nodes[s.insert(known, route)]
+			if n.route != 0 {
+				wrong = append(wrong, fmt.Errorf("route %q: given twice", route))
+			}
+			n.route = int32(i + 1)
+		}
+	}
 	for i, f := range cfg.Fields {
-		if f.Path == "" || strings.HasPrefix(f.Path, ".") || strings.HasSuffix(f.Path, ".") || strings.Contains(f.Path, "..") {
-			wrong = append(wrong, fmt.Errorf("field %q: want names joined by single dots", f.Path))
+		if !path("field", f.Path) {
 			continue
 		}
 		n := &s.nodes[s.insert(known, f.Path)]
@@ -242,7 +260,7 @@ func (s *Scanner) index() {
 	hashes[root] = rootPath
 	for i := root + 1; i < len(s.nodes); i++ {
 		n := &s.nodes[i]
-		n.value = n.fields != nil || n.role == roleMetaID || n.role == roleArcanna
+		n.value = n.fields != nil || n.route != 0 || n.role == roleMetaID || n.role == roleArcanna
 		switch n.role {
 		case roleVolatile:
 			n.sum = sumNothing

@@ -71,6 +71,7 @@ func (r *Result) reset(n int) {
 	r.HasPosition, r.MetadataID, r.HadVerdict, r.HasSite = false, nil, false, false
 	r.breaks, r.cuts, r.metaCuts = false, r.cuts[:0], r.metaCuts[:0]
 	r.site, r.siteAt, r.siteFilled = siteEnd, 0, false
+	r.meta = span{}
 	r.text, r.virtual, r.groups = r.text[:0], r.virtual[:0], 0
 }
 
@@ -78,6 +79,7 @@ func (r *Result) reset(n int) {
 const (
 	valueSize   = 64
 	spanSize    = 16
+	sliceSize   = 24
 	frameSize   = 48
 	virtualSize = 8
 )
@@ -85,7 +87,7 @@ const (
 // Size is how many bytes r holds in its scratch, for its owner to account for.
 func (r *Result) Size() int {
 	return cap(r.Values)*valueSize + (cap(r.cuts)+cap(r.metaCuts))*spanSize +
-		cap(r.text) + cap(r.copied) + cap(r.marks) + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
+		cap(r.Routes)*sliceSize + cap(r.twice) + cap(r.text) + cap(r.copied) + cap(r.marks) + cap(r.stack)*frameSize + cap(r.virtual)*virtualSize
 }
 
 // withSentinel is raw, copied so that it has readable bytes behind it.

@@ -69,6 +69,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	}
 	r.begin = p
 	p++
+	if s.routes > 0 {
+		r.beginRoutes(s.routes)
+	}
 
 	var t tally
 	t.open.depth = -1
@@ -168,7 +171,10 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				f.kept, f.keptMeta = true, true
 				r.HasSite = true
 			case mark == roleMetadata:
-				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true}
+				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true, stays: s.keepMeta}
+				if s.keepMeta {
+					f.kept, f.keptMeta = true, true
+				}
 			default:
 				t.open = cut{depth: depth, from: from, comma: t.comma}
 				r.HadVerdict = true
@@ -231,6 +237,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				case t.open.depth < 0:
 					for _, field := range x.fields {
 						s.value(r, int(field), text)
+					}
+					if x.route != 0 {
+						r.route(x.route, where, text)
 					}
 					if member|f.group != 0 {
 						key := b[keyFrom:keyTo:keyTo]
@@ -317,7 +326,11 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				t.noObject = true
 			}
 			if t.open.depth < 0 {
-				t.sums[s.nodes[vnode].sum].add(hashLeaf(b[p:p+len(word)], path^where^tagPlain))
+				x := &s.nodes[vnode]
+				t.sums[x.sum].add(hashLeaf(b[p:p+len(word)], path^where^tagPlain))
+				if x.route != 0 && c != 'n' {
+					r.route(x.route, where, b[p:p+len(word)])
+				}
 			}
 			p += len(word)
 
@@ -331,6 +344,9 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				t.sums[x.sum].add(hashLeaf(b[p:end], path^where^tagPlain))
 				if where == 0 {
 					t.found |= x.number
+				}
+				if x.route != 0 {
+					r.route(x.route, where, b[p:end])
 				}
 				t.noObject = t.noObject || depth == 0 && vnode == s.arcanna
 			}
@@ -414,6 +430,7 @@ type cut struct {
 	from  int // its key
 	comma int // the comma before it; means nothing for the first member
 	meta  bool
+	stays bool // it is only no part of the event, and not cut
 }
 
 // done takes stock behind the event's last brace, at p.
@@ -441,6 +458,12 @@ func (r *Result) done(b []byte, p, n int, t *tally) (int, string) {
 // cut notes the bytes of a member that goes, with one of the commas beside it.
 // The member ends at end, and what follows it stands at p, a comma or not.
 func (r *Result) cut(c cut, f *frame, end, p int, comma bool) {
+	if c.meta {
+		r.meta = span{c.from, end}
+	}
+	if c.stays {
+		return
+	}
 	one := func(kept bool) span {
 		switch {
 		case kept:
@@ -493,6 +516,29 @@ func (s *Scanner) value(r *Result, field int, text []byte) *Value {
 	v.Field, v.Group, v.Key = field, 0, nil
 	v.Text = slices.Clip(text) // its capacity is this package's own affair
 	return v
+}
+
+// beginRoutes makes room for n routes without values.
+func (r *Result) beginRoutes(n int) {
+	if cap(r.Routes) < n || cap(r.twice) < n {
+		r.Routes, r.twice = make([][]byte, n), make([]bool, n)
+	}
+	r.Routes, r.twice = r.Routes[:n], r.twice[:n]
+	clear(r.Routes)
+	clear(r.twice)
+}
+
+// route notes a leaf at a route. What stands in an array is one of many.
+func (r *Result) route(n int32, where uint64, text []byte) {
+	i := n - 1
+	if where != 0 || r.Routes[i] != nil || r.twice[i] {
+		r.Routes[i], r.twice[i] = nil, true
+		return
+	}
+	if text == nil {
+		text = []byte{}
+	}
+	r.Routes[i] = slices.Clip(text)
 }
 
 // virtualGroup is the group of an object of hashes that dotted keys of f spell.

@@ -40,6 +40,11 @@ type Config struct {
 	// Fields are looked for through arrays at every level. Several may have the
 	// same Path, and one may lie below another.
 	Fields []Field
+	// Routes are paths outside @metadata whose one value is wanted for itself; see
+	// Result.Routes. No two are the same.
+	Routes []string
+	// KeepMetadata: @metadata stays in the lines.
+	KeepMetadata bool
 	// MaxValues is how many Values of one event are kept, so that an event of
 	// ten million short strings does not become a gigabyte of them; 0: 4096.
 	MaxValues int
@@ -53,6 +58,11 @@ type Result struct {
 	Values []Value
 	// Dropped is how many values were found beyond Config.MaxValues.
 	Dropped int
+
+	// Routes has one element for each of Config.Routes: a string's contents,
+	// unescaped, or the spelling of a number, true or false; nil where there is
+	// nothing else, nothing outside of arrays, or more than one value.
+	Routes [][]byte
 
 	// Digest is the order-independent digest of all leaves outside @metadata and
 	// outside an incoming arcanna.ioc, less the volatile ones, and, where an
@@ -77,6 +87,7 @@ type Result struct {
 	breaks     bool   // CR or LF between tokens
 	cuts       []span // what goes: @metadata and incoming verdicts, ascending
 	metaCuts   []span // what goes where an incoming verdict stays
+	meta       span   // the last @metadata with its key; empty: there is none
 	site       site   // where our verdict goes in
 	siteAt     int    // with siteObject: the '}' of the arcanna object
 	siteFilled bool   // with siteObject: after all cuts it still has members
@@ -89,6 +100,7 @@ type Result struct {
 	stack   []frame   // the open containers, and room for more; its length stays
 	virtual []virtual // hash objects that exist only in dotted keys
 	groups  int       // groups given out
+	twice   []bool    // of Routes: more than one value
 	key     []byte    // the last key that took the slow way
 	keyLone bool      // it holds lone surrogates
 }
