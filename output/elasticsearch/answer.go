@@ -34,8 +34,11 @@ func readAnswers(body []byte, each func(i int, a *answer) error) error {
 	var a answer
 	n, seen := 0, false
 	err := c.object(func(key []byte) error {
-		if string(key) != "items" || seen {
+		if string(key) != "items" {
 			return c.skip()
+		}
+		if seen {
+			return errAnswer
 		}
 		seen = true
 		return c.array(func() error {
