@@ -177,6 +177,7 @@ func load(c *cli.Context, e env) (*configs.Config, error) {
 		Flags:       append(configs.FromContext(c), e.unknown...),
 		Environ:     e.environ,
 		CheckFields: checkFields,
+		CheckOutput: checkOutput,
 	})
 	if err != nil {
 		return nil, usageError{err}

@@ -61,12 +61,13 @@ var inside = map[string][]string{
 // onlyIn are libraries that belong to some places. Tests may use them anywhere,
 // for instance to be the sender.
 var onlyIn = map[string][]string{
-	"github.com/VirusTotal/vt-go":         {"enrich/virustotal"},
-	"github.com/elastic/go-lumber":        {"lumber", ".", "internal/bench", "internal/torture"},
-	"github.com/patrickmn/go-cache":       {"cache"},
-	"github.com/urfave/cli/v2":            {".", "configs"},
-	"go.yaml.in/yaml/v3":                  {"configs"},
-	"github.com/prometheus/client_golang": {"internal/metrics", "internal/admin", ".", "lumber", "enrich", "output", "enrich/virustotal"},
+	"github.com/VirusTotal/vt-go":                {"enrich/virustotal"},
+	"github.com/elastic/go-lumber":               {"lumber", ".", "internal/bench", "internal/torture"},
+	"github.com/patrickmn/go-cache":              {"cache"},
+	"github.com/elastic/elastic-transport-go/v8": {"output/elasticsearch"},
+	"github.com/urfave/cli/v2":                   {".", "configs"},
+	"go.yaml.in/yaml/v3":                         {"configs"},
+	"github.com/prometheus/client_golang":        {"internal/metrics", "internal/admin", ".", "lumber", "enrich", "output", "output/elasticsearch", "enrich/virustotal"},
 }
 
 func packages(t *testing.T) []goPackage {

@@ -61,9 +61,9 @@ func serveCommand(c *cli.Context, e env) error {
 //  1. readiness false, no new connection, no new window;
 //  2. windows in flight finish under one drain deadline and get their acks,
 //     connections close;
-//  3. output and dead letter: nobody stores any more;
-//  4. look-ups, then the snapshot of what they learned, then the quota that
+//  3. look-ups, then the snapshot of what they learned, then the quota that
 //     they spent;
+//  4. the output, then the dead letter that it buries in: nobody stores any more;
 //  5. the admin server, which reported on all that;
 //  6. the lock on path.data.
 //
@@ -78,7 +78,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		log.Warn(warning)
 	}
 	v, _, _ := build()
-	log.Info("starting", "service.version", v, "path.data", cfg.DataDir, "output.file.path", cfg.OutputFile.Path)
+	log.Info("starting", "service.version", v, "path.data", cfg.DataDir, "output", cfg.Output)
 	defer func() {
 		if err == nil { // run says what went wrong
 			log.Info("stopped; all that was in flight was settled")
@@ -117,36 +117,31 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		if err != nil {
 			return fmt.Errorf("admin.address: %w", err)
 		}
-		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(), Version: v, Log: log})
+		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(cfg.Output), Version: v, Log: log})
 		go func() { failed <- server.Serve(listener) }()
 		defer atExit("stop the admin server", withTimeout(server.Shutdown))
 		log.Info("the admin server listens", "admin.address", listener.Addr().String())
 	}
 
-	enricher, closeEnricher, err := openEnricher(cfg, m, log)
-	if err != nil {
-		return err
-	}
-	defer atExit("close the enrichment", withTimeout(closeEnricher))
-
 	dead, err := output.OpenDeadLetter(output.DeadLetterConfig{
-		Dir: filepath.Join(cfg.DataDir, "dead-letter"), MaxBytes: cfg.DeadLetterBytes, Log: log, Metrics: m,
+		Dir: deadLetterPath(cfg), MaxBytes: cfg.DeadLetterBytes, Output: cfg.Output, Log: log, Metrics: m,
 	})
 	if err != nil {
 		return err
 	}
 	defer atExit("close the dead letter", withTimeout(dead.Close))
 
-	file, err := output.OpenFile(output.FileConfig{
-		Path: cfg.OutputFile.Path, Permissions: cfg.OutputFile.Permissions,
-		RotateBytes: cfg.OutputFile.RotateBytes, RotateEvery: cfg.OutputFile.RotateEvery,
-		Keep: cfg.OutputFile.Keep, Compress: cfg.OutputFile.Compress,
-		Log: log, Metrics: m,
-	})
+	out, err := openOutput(cfg, dead, m, log)
 	if err != nil {
 		return err
 	}
-	defer atExit("close the output file", withTimeout(file.Close))
+	defer atExit("close the output", withTimeout(out.close))
+
+	enricher, closeEnricher, err := openEnricher(cfg, out.prepare, m, log)
+	if err != nil {
+		return err
+	}
+	defer atExit("close the enrichment", withTimeout(closeEnricher))
 
 	var overTLS *tls.Config
 	if cfg.Input.TLS != nil {
@@ -174,7 +169,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		TLS:            overTLS,
 		Log:            log,
 		Metrics:        m,
-	}, &pipeline{enricher: enricher, output: file, dead: dead})
+	}, &pipeline{enricher: enricher, output: out, dead: dead})
 	if err != nil {
 		return err
 	}
@@ -190,7 +185,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		defer cancel()
 		return server.Shutdown(drain)
 	})
-	ready.parts.Store(&parts{output: file, dead: dead})
+	ready.parts.Store(&parts{output: out.ready, dead: dead.Ready})
 	if err := logging.Announce(e.stderr, e.terminal, cfg.LogFormat, "vtsidecar is listening, address="+listener.Addr().String()); err != nil {
 		return fmt.Errorf("announce the address: %w", err)
 	}
@@ -208,7 +203,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 // kernel's part of sockets).
 func memoryLimit(cfg *configs.Config) int64 {
 	const answerBytes = 8 << 10 // an entry of the cache with its engines, a generous estimate
-	return cfg.Input.Memory + int64(cfg.Cache.MaxEntries)*answerBytes + 96<<20
+	return cfg.Input.Memory + int64(cfg.Cache.MaxEntries)*answerBytes + outputMemory(cfg) + 96<<20
 }
 
 // readiness is what /readyz answers. Its methods are called concurrently.
@@ -218,10 +213,11 @@ type readiness struct {
 }
 
 type parts struct {
-	output, dead interface{ Ready() error }
+	output, dead func() error
 }
 
-func (r *readiness) checks() []admin.Check {
+// checks are those of a server with an output of that kind.
+func (r *readiness) checks(output string) []admin.Check {
 	of := func(part func(*parts) error) func() error {
 		return func() error {
 			p := r.parts.Load()
@@ -238,14 +234,14 @@ func (r *readiness) checks() []admin.Check {
 			}
 			return nil
 		})},
-		{Name: "output.file", Ready: of(func(p *parts) error { return p.output.Ready() })},
-		{Name: "dead_letter", Ready: of(func(p *parts) error { return p.dead.Ready() })},
+		{Name: "output." + output, Ready: of(func(p *parts) error { return p.output() })},
+		{Name: "dead_letter", Ready: of(func(p *parts) error { return p.dead() })},
 	}
 }
 
 // openEnricher opens what the enrichment needs: the cache with its snapshot, the
 // quota, the source. The returned function closes them in the right order.
-func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enrich.Enricher, func(context.Context) error, error) {
+func openEnricher(cfg *configs.Config, prepare func(*enrich.Config), m *metrics.Set, log *slog.Logger) (*enrich.Enricher, func(context.Context) error, error) {
 	specs, errs := parseFields(cfg.Fields)
 	if len(errs) > 0 {
 		return nil, nil, usageError{errors.Join(errs...)}
@@ -293,7 +289,7 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 		}
 	}
 	rules := cfg.VT
-	enricher, err := enrich.New(enrich.Config{
+	settings := enrich.Config{
 		Fields: specs, MaxValues: cfg.FieldsMaxValues, Details: enrich.Details(cfg.Details),
 		IDFromContent: cfg.ID.FromContent, IDMetadata: cfg.ID.Metadata, TrustVerdicts: cfg.Input.TrustVerdicts,
 		Rules: enrich.Rules{
@@ -308,7 +304,9 @@ func openEnricher(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*enric
 		TTL:  cfg.Cache.TTL, TTLMalicious: cfg.Cache.TTLMalicious, TTLNotFound: cfg.Cache.TTLNotFound,
 		Off: !cfg.VT.Enabled, NoSource: noSource, Begin: begin,
 		Log: log, Metrics: m,
-	}, parser, answers, source, counts)
+	}
+	prepare(&settings)
+	enricher, err := enrich.New(settings, parser, answers, source, counts)
 	if err != nil {
 		return nil, nil, errors.Join(err, closeSource(), counts.Close())
 	}

@@ -32,7 +32,10 @@ type Config struct {
 	Skip            Skip
 	VT              VT
 	Cache           Cache
+	Output          string // "file", "elasticsearch" or "logstash"
 	OutputFile      OutputFile
+	Elasticsearch   Elasticsearch
+	Logstash        Logstash
 	DeadLetterBytes int64  // dead_letter.max_bytes; at least 1
 	AdminAddress    string // empty: no admin server
 	LogLevel        string // "debug", "info", "warn", "error"

@@ -83,7 +83,7 @@ func TestUnknownFlagsAreAllReported(t *testing.T) {
 		"--vt.enbled (flag): is not known: did you mean --vt.enabled?",
 		`cache.ttl (flag): "0" is too short: use a duration above 0, at least 1ms`,
 		"late.enabled (flag): is not in this version: take it out",
-		"output.elasticsearch.foo (flag): is not in this version: take it out",
+		"--output.elasticsearch.foo (flag): is not known: did you mean --output.elasticsearch.hosts?",
 	}, strings.Split(err.Error(), "\n"))
 	assert.Error(t, configs.CheckNames(unknown))
 	assert.NoError(t, configs.CheckNames([]configs.Value{v("vt.wait", "nonsense")}))

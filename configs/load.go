@@ -28,6 +28,11 @@ type Input struct {
 	// CheckFields says what is wrong with the elements of fields. It is given
 	// by the caller because only the enrichment knows what a field is. nil: no check.
 	CheckFields func([]string) []error
+
+	// CheckOutput says what is wrong with the names that events are to be stored
+	// under, for the same reason: mistakes with a setting's name and the mend. nil:
+	// no check.
+	CheckOutput func(*Elasticsearch) []Mistake
 }
 
 // EffectiveSetting is what holds for one setting, and why.
@@ -90,9 +95,11 @@ func Load(in Input) (*Config, error) {
 	l.parse()
 	l.secrets()
 	l.cfg.derive()
+	l.output()
 	l.listing()
 	l.contradictions()
 	l.files()
+	l.checkOutput()
 	l.checkFields()
 	if len(l.mistakes) > 0 {
 		return nil, &Errors{Mistakes: l.mistakes}
@@ -308,44 +315,62 @@ func each(err error) []error {
 	return []error{err}
 }
 
-// secrets decides between a secret and the file it may stand in: the higher
-// layer wins; both in one layer is a mistake.
+// secrets reads the files that secrets may stand in.
 func (l *loader) secrets() {
-	key, file := index("vt.api_key"), index("vt.api_key_file")
+	es := &l.cfg.Elasticsearch
+	for _, s := range []struct {
+		name       string
+		text, file *string
+		what       string
+		check      func(string) error
+	}{
+		{"vt.api_key", &l.cfg.VT.APIKey, &l.cfg.VT.APIKeyFile, "API key", apiKey},
+		{"output.elasticsearch.password", &es.Password, &es.PasswordFile, "password", inHeader},
+		{"output.elasticsearch.api_key", &es.APIKey, &es.APIKeyFile, "API key", inHeader},
+		{"output.elasticsearch.bearer_token", &es.BearerToken, &es.BearerFile, "token", inHeader},
+	} {
+		l.secret(s.name, s.text, s.file, s.what, s.check)
+	}
+}
+
+// secret decides between a secret and the file it may stand in: the higher
+// layer wins; both in one layer is a mistake.
+func (l *loader) secret(name string, secret, path *string, what string, check func(string) error) {
+	fileName := name + "_file"
+	key, file := index(name), index(fileName)
 	k, f := l.winner(key), l.winner(file)
 	switch {
-	case f == layerDefault || l.cfg.VT.APIKeyFile == "" && f <= k:
+	case f == layerDefault || *path == "" && f <= k:
 	case k == f:
-		l.wrong("vt.api_key_file", "is given beside vt.api_key ("+l.where("vt.api_key")+"): keep one of the two")
+		l.wrong(fileName, "is given beside "+name+" ("+l.where(name)+"): keep one of the two")
 		return
 	case k > f:
-		l.cfg.VT.APIKeyFile = ""
+		*path = ""
 		l.values[file] = [layers]*given{}
 		return
 	default:
-		l.cfg.VT.APIKey = ""
+		*secret = ""
 		l.values[key] = [layers]*given{}
 	}
-	path := l.cfg.VT.APIKeyFile
-	if path == "" || l.bad["vt.api_key_file"] {
+	if *path == "" || l.bad[fileName] {
 		return
 	}
-	where := l.where("vt.api_key_file")
-	if looksSecret(path) {
-		l.mistake("vt.api_key_file", where, "names no file but looks like a key itself: write the key into a file and name that")
+	where := l.where(fileName)
+	if looksSecret(*path) {
+		l.mistake(fileName, where, "names no file but looks like a key itself: write the key into a file and name that")
 		return
 	}
-	data, ok := l.read("vt.api_key_file", where, path, 64<<10)
+	data, ok := l.read(fileName, where, *path, 64<<10)
 	if !ok {
 		return
 	}
 	text := strings.TrimSpace(strings.TrimPrefix(string(data), "\ufeff"))
 	if text == "" {
-		l.mistake("vt.api_key_file", where, "the file is empty: write the API key into it")
-	} else if err := apiKey(text); err != nil {
-		l.mistake("vt.api_key_file", where, "what the file holds "+err.Error())
+		l.mistake(fileName, where, "the file is empty: write the "+what+" into it")
+	} else if err := check(text); err != nil {
+		l.mistake(fileName, where, "what the file holds "+err.Error())
 	} else {
-		l.cfg.VT.APIKey = text
+		*secret = text
 	}
 }
 
@@ -425,12 +450,19 @@ func (l *loader) listing() {
 			}
 		case "vt.proxy_url":
 			if p := l.cfg.VT.Proxy.URL; p != nil {
-				shown := *p
-				shown.User = nil
-				e.Text = shown.String()
-				if p.User != nil {
-					e.Text = strings.Replace(e.Text, "://", "://"+hidden+"@", 1)
+				e.Text = shownURL(p)
+			}
+		case "output.elasticsearch.proxy_url":
+			if p := l.cfg.Elasticsearch.Proxy.URL; p != nil {
+				e.Text = shownURL(p)
+			}
+		case "output.elasticsearch.hosts":
+			if l.cfg.Elasticsearch.CloudID == "" {
+				var shown []string
+				for _, u := range l.cfg.Elasticsearch.Hosts {
+					shown = append(shown, shownURL(u))
 				}
+				e.Text = joinList(shown)
 			}
 		case "output.file.path":
 			e.Text = l.cfg.OutputFile.Path

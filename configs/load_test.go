@@ -286,8 +286,8 @@ cache:
     url: redis://x
 output:
   elasticsearch:
-    hosts: [https://a]
-    password: not-to-be-shown
+    hosts: [ftp://user:not-to-be-shown@a]
+    op_type: delete
 log.level: info
 log:
   level: debug
@@ -310,8 +310,8 @@ whatever: {deep: {deeper: 1}}
 		`cache.ttl (vtsidecar.yml:5): "0s" is too short: use a duration above 0, at least 1ms`,
 		`cache.max_entries (vtsidecar.yml:7): "0" is out of range: use at least 1`,
 		`cache.redis.url (vtsidecar.yml:9): is not in this version: take it out`,
-		`output.elasticsearch.hosts (vtsidecar.yml:12): is not in this version: take it out`,
-		`output.elasticsearch.password (vtsidecar.yml:13): is not in this version: take it out`,
+		`output.elasticsearch.hosts (vtsidecar.yml:12): is no usable URL: write it as http:// or https://HOST[:PORT]`,
+		`output.elasticsearch.op_type (vtsidecar.yml:13): "delete" is not known here: use one of create, index`,
 		`log.level (vtsidecar.yml:16): stands here again, first on line 14: keep one`,
 		`whatever (vtsidecar.yml:17): is not known: take it out, or see vtsidecar serve --help`,
 	}, lines)
@@ -341,7 +341,7 @@ func TestWrongYAML(t *testing.T) {
 		"redis: x":                   "redis (vtsidecar.yml:1): is not known",
 		"vt.bypass: true":            "vt.bypass (vtsidecar.yml:1): is not in this version",
 		"oti: ~":                     "oti (vtsidecar.yml:1): is not in this version",
-		"output.logstash.hosts: [a]": "output.logstash.hosts (vtsidecar.yml:1): is not in this version",
+		"output.kafka.hosts: [a]":    "output.kafka.hosts (vtsidecar.yml:1): is not known",
 	} {
 		lines := mistakes(t, sources(nil, nil, yaml, nil))
 		assert.Contains(t, strings.Join(lines, "\n"), part, yaml)
@@ -452,7 +452,10 @@ func TestSecretsStayHidden(t *testing.T) {
 		"url":               sources([]string{"vt.url=http://u:" + secret + "@h:1"}, nil, "", nil),
 		"as a flag":         sources([]string{secret}, nil, "", nil),
 		"PEM":               sources([]string{"input.ssl.key=-----BEGIN PRIVATE KEY----- " + secret, "input.ssl.certificate=/x"}, nil, "", nil),
-		"later":             sources([]string{"output.elasticsearch.password=" + secret}, []string{"VTSIDECAR_OUTPUT_ELASTICSEARCH_API_KEY=" + secret}, "output.elasticsearch: {bearer_token: "+secret+"}", nil),
+		"later":             sources([]string{"late.password=" + secret}, []string{"VTSIDECAR_OTI_API_KEY=" + secret}, "cache.redis: {token: "+secret+"}", nil),
+		"for nobody":        sources([]string{"output.elasticsearch.password=" + secret}, []string{"VTSIDECAR_OUTPUT_ELASTICSEARCH_API_KEY=" + secret}, "output.elasticsearch: {bearer_token: "+secret+"}", nil),
+		"in a host":         sources([]string{"output.elasticsearch.hosts=http://u:" + secret + "@h:99999"}, nil, "", nil),
+		"of two kinds":      sources([]string{"output.elasticsearch.hosts=http://u:" + secret + "@h", "output.elasticsearch.api_key=" + secret}, nil, "", nil),
 		"broken YAML":       sources(nil, nil, "vt.api_key: \""+secret+"\nlog: [", nil),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -91,13 +91,27 @@ func TestAnnotatedFile(t *testing.T) {
 
 	// The examples are right too, apart from the files that they name.
 	uncommented = strings.Replace(uncommented, "  api_key: 0123456789abcdef\n", "", 1)
+	for _, one := range []string{ // of several that exclude one another
+		"path: /var/lib/vtsidecar/events.ndjson", "cloud_id: .*", "username: vtsidecar", "password: .*", "password_file: .*", "api_key: \"id:key\"", "bearer_token: .*", "bearer_token_file: .*",
+		"hosts: .logstash.example.com:5044.", "certificate_authorities: ./etc/vtsidecar/logstash-ca.crt.", "certificate: /etc/vtsidecar/logstash-client.crt", "key: /etc/vtsidecar/logstash-client.key",
+	} {
+		re := regexp.MustCompile(`(?m)^\s+` + one + `\n`)
+		require.Regexp(t, re, uncommented)
+		uncommented = re.ReplaceAllString(uncommented, "")
+	}
+	last := strings.LastIndex(uncommented, "      ca_trusted_fingerprint:")
+	uncommented = uncommented[:last] + strings.SplitN(uncommented[last:], "\n", 2)[1]
 	uncommented = strings.Replace(uncommented, "client_authentication: none", "client_authentication: required", 1)
 	cert, key := pair(t, time.Now().Add(time.Hour))
 	disk := files{"/etc/vtsidecar/server.crt": cert, "/etc/vtsidecar/server.key": key, "/etc/vtsidecar/ca.crt": cert,
-		"/etc/vtsidecar/skip.txt": "example.net\n", "/etc/vtsidecar/api_key": "0123\n"}
+		"/etc/vtsidecar/skip.txt": "example.net\n", "/etc/vtsidecar/api_key": "0123\n",
+		"/etc/vtsidecar/es_api_key": "id:key\n", "/etc/vtsidecar/es-ca.crt": cert, "/etc/vtsidecar/es-client.crt": cert, "/etc/vtsidecar/es-client.key": key}
 	c = load(t, sources(nil, nil, uncommented, disk))
 	assert.Equal(t, "0123", c.VT.APIKey)
 	assert.NotNil(t, c.Input.TLS)
+	assert.Equal(t, configs.OutputToElasticsearch, c.Output)
+	assert.Equal(t, "aWQ6a2V5", c.Elasticsearch.APIKey)
+	assert.NotNil(t, c.Elasticsearch.SSL.For("es-1.example.com"))
 }
 
 func flatten(prefix string, tree map[string]any, into map[string]bool) {
@@ -116,7 +130,7 @@ func normal(s string) string { return strings.ReplaceAll(s, " ", "") }
 func settingsOnly(c *configs.Config) configs.Config {
 	return configs.Config{
 		DataDir: c.DataDir, Input: c.Input, Fields: c.Fields, FieldsMaxValues: c.FieldsMaxValues, Details: c.Details, ECS: c.ECS, ID: c.ID, Skip: c.Skip,
-		VT: c.VT, Cache: c.Cache, OutputFile: c.OutputFile, DeadLetterBytes: c.DeadLetterBytes, AdminAddress: c.AdminAddress,
+		VT: c.VT, Cache: c.Cache, OutputFile: c.OutputFile, Output: c.Output, Elasticsearch: c.Elasticsearch, Logstash: c.Logstash, DeadLetterBytes: c.DeadLetterBytes, AdminAddress: c.AdminAddress,
 		LogLevel: c.LogLevel, LogFormat: c.LogFormat, ShutdownTimeout: c.ShutdownTimeout,
 	}
 }

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,7 +32,9 @@ const defaultFields = `process.hash:hash@high, file.hash:hash@high, email.attach
 
 // table is every setting of this version, in the order of the documentation.
 // It is never changed.
-var table = []setting{
+var table = slices.Concat(beforeOutputs, outputSettings(), behindOutputs)
+
+var beforeOutputs = []setting{
 	{name: "config", shown: "none", doc: "YAML file with settings; as flag or variable only",
 		parser: textOf(func(c *Config) *string { return &c.File }, "a file's path", nil)},
 	{name: "path.data", def: "./data", doc: "folder for everything this program keeps",
@@ -152,6 +155,9 @@ var table = []setting{
 		parser: boolOf(func(c *Config) *bool { return &c.OutputFile.Compress })},
 	{name: "output.file.permissions", def: "0600", doc: "of new files, in octal",
 		parser: permissionsOf(func(c *Config) *OutputFile { return &c.OutputFile })},
+}
+
+var behindOutputs = []setting{
 	{name: "dead_letter.max_bytes", def: "1GiB", doc: "bound of the dead letter; when it is full, windows that need it get no ack",
 		parser: sizeOf(func(c *Config) *int64 { return &c.DeadLetterBytes }, 1, math.MaxInt64)},
 
@@ -170,18 +176,10 @@ var table = []setting{
 var later = []string{
 	"vt.bypass",
 	"late.enabled", "late.window", "late.max_bytes", "late.alerts",
-	"output.elasticsearch.hosts", "output.elasticsearch.index", "output.elasticsearch.allowed_indices", "output.elasticsearch.fallback_index",
-	"output.elasticsearch.pipeline", "output.elasticsearch.op_type", "output.elasticsearch.username", "output.elasticsearch.password",
-	"output.elasticsearch.api_key", "output.elasticsearch.bearer_token", "output.elasticsearch.cloud_id", "output.elasticsearch.proxy_url",
-	"output.elasticsearch.bulk_max_bytes", "output.elasticsearch.workers", "output.elasticsearch.timeout", "output.elasticsearch.compression_level",
-	"output.elasticsearch.password_file", "output.elasticsearch.api_key_file", "output.elasticsearch.bearer_token_file",
-	"output.elasticsearch.ssl.certificate_authorities", "output.elasticsearch.ssl.ca_trusted_fingerprint", "output.elasticsearch.ssl.certificate",
-	"output.elasticsearch.ssl.key", "output.elasticsearch.ssl.verification_mode",
-	"output.logstash.hosts",
 }
 
 // laterSections are parts of the tree of names that are planned as a whole.
-var laterSections = []string{"oti", "late", "cache.redis", "output.elasticsearch", "output.logstash"}
+var laterSections = []string{"oti", "late", "cache.redis"}
 
 // isLater says whether a name is, or is below, something planned.
 func isLater(name string) bool {

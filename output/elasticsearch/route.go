@@ -85,6 +85,14 @@ func CheckName(name string) error {
 	return nil
 }
 
+// CheckPattern says why a pattern of names can match none that an event may choose.
+func CheckPattern(pattern string) error {
+	if err := CheckName(strings.ReplaceAll(pattern, "*", "x")); err != nil {
+		return fmt.Errorf("%q matches no index that an event may choose: write a name, with * for any part of it", pattern)
+	}
+	return nil
+}
+
 // illegal is why Elasticsearch takes no index of that name; empty: it does.
 func illegal(name string) string {
 	switch {

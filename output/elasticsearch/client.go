@@ -1,0 +1,244 @@
+package elasticsearch
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/elastic/elastic-transport-go/v8/elastictransport"
+	"github.com/klauspost/compress/gzip"
+)
+
+// maxAnswer bounds an answer after its decompression: that to a request of
+// maxItems, all refused with a long reason, is shorter.
+const maxAnswer = 64 << 20
+
+// ClientConfig says how to reach a cluster. All but Hosts may be zero.
+type ClientConfig struct {
+	Hosts            []*url.URL // http or https, perhaps with a path before all others, perhaps with credentials
+	Username         string     // with Password: basic authentication
+	Password         string
+	APIKey           string // base64 of id:key
+	BearerToken      string
+	TLS              func(host string) *tls.Config // nil: the system's authorities
+	Proxy            *url.URL                      // nil and not Direct: as HTTPS_PROXY and its like say
+	Direct           bool                          // no proxy
+	Timeout          time.Duration                 // of a request with its answer; 0: 60 s
+	CompressionLevel int                           // of request bodies, gzip's; 0: none
+	UserAgent        string
+	MaxAnswer        int64 // bytes; 0: 64 MiB
+}
+
+// Client sends requests to the hosts of a cluster in turns. One that cannot be
+// reached, or has something before it that cannot (502, 503, 504), is rested for
+// a minute at first, then longer, unless no other is left. Each request is made
+// once. Its methods are safe for concurrent use.
+type Client struct {
+	cfg     ClientConfig
+	hosts   map[string]*http.Transport // by HOST:PORT, since each has its own name in TLS
+	tp      *elastictransport.Client
+	writers sync.Pool
+	buffers sync.Pool
+}
+
+// NewClient makes a client. Nothing is connected yet.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if len(cfg.Hosts) == 0 {
+		return nil, errors.New("output.elasticsearch.hosts: none is given")
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 60 * time.Second
+	}
+	if cfg.MaxAnswer <= 0 {
+		cfg.MaxAnswer = maxAnswer
+	}
+	c := &Client{cfg: cfg, hosts: map[string]*http.Transport{}}
+	if level := cfg.CompressionLevel; level != 0 {
+		if _, err := gzip.NewWriterLevel(io.Discard, level); err != nil {
+			return nil, fmt.Errorf("output.elasticsearch.compression_level: %w", err)
+		}
+	}
+	proxy := http.ProxyFromEnvironment
+	switch {
+	case cfg.Direct:
+		proxy = nil
+	case cfg.Proxy != nil:
+		proxy = http.ProxyURL(cfg.Proxy)
+	}
+	for _, u := range cfg.Hosts {
+		tp := &http.Transport{
+			Proxy:               proxy,
+			MaxIdleConnsPerHost: 64,
+			IdleConnTimeout:     90 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second,
+			ForceAttemptHTTP2:   false, // one connection a request serves bulk bodies best
+		}
+		if cfg.TLS != nil && u.Scheme == "https" {
+			tp.TLSClientConfig = cfg.TLS(u.Hostname())
+		}
+		c.hosts[u.Host] = tp
+	}
+	// A host that fails is known by an error, so the answers that say as much are
+	// made errors on the way through.
+	opts := []elastictransport.Option{
+		elastictransport.WithURLs(cfg.Hosts...), elastictransport.WithTransport(roundTripper(c.roundTrip)),
+		elastictransport.WithDisableRetry(), elastictransport.WithUserAgent(cfg.UserAgent),
+	}
+	switch {
+	case cfg.APIKey != "":
+		opts = append(opts, elastictransport.WithAPIKey(cfg.APIKey))
+	case cfg.BearerToken != "":
+		opts = append(opts, elastictransport.WithServiceToken(cfg.BearerToken))
+	case cfg.Username != "":
+		opts = append(opts, elastictransport.WithBasicAuth(cfg.Username, cfg.Password))
+	}
+	var err error
+	if c.tp, err = elastictransport.NewClient(opts...); err != nil {
+		return nil, fmt.Errorf("output.elasticsearch: %w", err)
+	}
+	return c, nil
+}
+
+// Close ends what the client keeps open.
+func (c *Client) Close(ctx context.Context) error {
+	for _, tp := range c.hosts {
+		tp.CloseIdleConnections()
+	}
+	return c.tp.Close(ctx)
+}
+
+// Hosts are the hosts in words, without credentials.
+func (c *Client) Hosts() []string {
+	var names []string
+	for _, u := range c.cfg.Hosts {
+		names = append(names, hostOf(u))
+	}
+	slices.Sort(names)
+	return names
+}
+
+func hostOf(u *url.URL) string { return u.Scheme + "://" + u.Host + u.Path }
+
+// sick is an answer that says that its host cannot serve at present.
+type sick struct{ *Response }
+
+func (sick) Error() string { return "the host cannot serve at present" }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// asked is where the roundTripper says whom it asked.
+type asked struct{ host string }
+
+type askedKey struct{}
+
+// roundTrip is a request to the host that was chosen for it. It never follows
+// redirections: nobody does who is no http.Client.
+func (c *Client) roundTrip(r *http.Request) (*http.Response, error) {
+	if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+		a.host = r.URL.Scheme + "://" + r.URL.Host
+	}
+	tp := c.hosts[r.URL.Host]
+	if tp == nil {
+		return nil, errors.New("a host that is not configured")
+	}
+	resp, err := tp.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		defer resp.Body.Close()
+		body, err := c.readAll(resp.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, sick{&Response{Status: resp.StatusCode, Header: resp.Header, Body: body}}
+	}
+	return resp, nil
+}
+
+// Do implements Doer.
+func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	whom := &asked{}
+	ctx = context.WithValue(ctx, askedKey{}, whom)
+
+	body, compressed := r.Body, false
+	if c.cfg.CompressionLevel != 0 && len(body) > 1<<10 {
+		buf := c.compress(body)
+		defer c.buffers.Put(buf)
+		body, compressed = buf.Bytes(), true
+	}
+	var reader io.Reader
+	if len(body) > 0 {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, r.Path, reader)
+	if err != nil {
+		return nil, fmt.Errorf("output.elasticsearch: %w", err)
+	}
+	if len(body) > 0 {
+		kind := r.ContentType
+		if kind == "" {
+			kind = "application/json"
+		}
+		req.Header.Set("Content-Type", kind)
+	}
+	if compressed {
+		req.Header.Set("Content-Encoding", "gzip")
+	}
+	resp, err := c.tp.Perform(req)
+	var s sick
+	switch {
+	case errors.As(err, &s):
+		s.Host = whom.host
+		return s.Response, nil
+	case err != nil && whom.host != "":
+		return nil, fmt.Errorf("%s: %w", whom.host, err)
+	case err != nil:
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := c.readAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", whom.host, err)
+	}
+	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: data, Host: whom.host}, nil
+}
+
+// readAll reads an answer, which the transport has decompressed, within bounds.
+func (c *Client) readAll(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, c.cfg.MaxAnswer+1))
+	if int64(len(data)) > c.cfg.MaxAnswer {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrAnswerTooLong, c.cfg.MaxAnswer)
+	}
+	return data, err
+}
+
+func (c *Client) compress(body []byte) *bytes.Buffer {
+	buf, ok := c.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		buf = &bytes.Buffer{}
+	}
+	buf.Reset()
+	w, ok := c.writers.Get().(*gzip.Writer)
+	if !ok {
+		w, _ = gzip.NewWriterLevel(buf, c.cfg.CompressionLevel) // the level was tried
+	}
+	w.Reset(buf)
+	w.Write(body) // a buffer takes everything
+	w.Close()
+	c.writers.Put(w)
+	return buf
+}

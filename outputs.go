@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+
+	"vtsidecar/configs"
+	"vtsidecar/enrich"
+	"vtsidecar/internal/metrics"
+	"vtsidecar/output"
+	"vtsidecar/output/elasticsearch"
+)
+
+// destination is the output that the settings name, opened.
+type destination struct {
+	store
+	ready func() error
+	close func(context.Context) error
+	// prepare tells the enrichment what the output wants to know of each line.
+	prepare func(*enrich.Config)
+}
+
+// openOutput opens the output that the settings name. What it refuses goes to
+// the dead letter.
+func openOutput(cfg *configs.Config, dead *output.DeadLetter, m *metrics.Set, log *slog.Logger) (*destination, error) {
+	switch cfg.Output {
+	case configs.OutputToElasticsearch:
+		return openElasticsearch(cfg, dead, m, log)
+	default:
+		return openFile(cfg, m, log)
+	}
+}
+
+func openFile(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*destination, error) {
+	file, err := output.OpenFile(output.FileConfig{
+		Path: cfg.OutputFile.Path, Permissions: cfg.OutputFile.Permissions,
+		RotateBytes: cfg.OutputFile.RotateBytes, RotateEvery: cfg.OutputFile.RotateEvery,
+		Keep: cfg.OutputFile.Keep, Compress: cfg.OutputFile.Compress,
+		Log: log, Metrics: m,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &destination{
+		store: file, ready: file.Ready, close: file.Close,
+		prepare: func(*enrich.Config) {},
+	}, nil
+}
+
+func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.Set, log *slog.Logger) (*destination, error) {
+	client, err := newSearchClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	es := &cfg.Elasticsearch
+	out, err := elasticsearch.Open(elasticsearch.Config{
+		Doer: client, Dead: dead,
+		Index: es.Index, AllowedIndices: es.AllowedIndices, FallbackIndex: es.FallbackIndex, Pipeline: es.Pipeline, OpType: es.OpType,
+		BulkMaxBytes: es.BulkMaxBytes, Workers: es.Workers,
+		Log: log, Metrics: m,
+	})
+	if err != nil {
+		return nil, errors.Join(err, client.Close(context.Background()))
+	}
+	return &destination{
+		store: out, ready: out.Ready,
+		close: func(ctx context.Context) error { return errors.Join(out.Close(ctx), client.Close(ctx)) },
+		prepare: func(c *enrich.Config) {
+			c.Routing, c.Routes = true, out.Routes()
+			c.PortionBytes = int(es.BulkMaxBytes)
+		},
+	}, nil
+}
+
+// newSearchClient makes a client of Elasticsearch or OpenSearch.
+func newSearchClient(cfg *configs.Config) (*elasticsearch.Client, error) {
+	es := &cfg.Elasticsearch
+	v, _, _ := build()
+	return elasticsearch.NewClient(elasticsearch.ClientConfig{
+		Hosts: es.Hosts, Username: es.Username, Password: es.Password, APIKey: es.APIKey, BearerToken: es.BearerToken,
+		TLS: es.SSL.For, Proxy: es.Proxy.URL, Direct: es.Proxy.Direct,
+		Timeout: es.Timeout, CompressionLevel: es.Compression, UserAgent: "vtsidecar/" + v,
+	})
+}
+
+func deadLetterPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "dead-letter") }
+
+// checkOutput says what is wrong with the names that events are to be stored under.
+func checkOutput(es *configs.Elasticsearch) (mistakes []configs.Mistake) {
+	const e = "output.elasticsearch."
+	wrong := func(name string, err error) {
+		if err != nil {
+			mistakes = append(mistakes, configs.Mistake{Name: e + name, Text: err.Error()})
+		}
+	}
+	if es.Index != "" {
+		wrong("index", elasticsearch.CheckIndex(es.Index))
+	}
+	wrong("pipeline", elasticsearch.CheckPipeline(es.Pipeline))
+	wrong("fallback_index", elasticsearch.CheckName(es.FallbackIndex))
+	for _, pattern := range es.AllowedIndices {
+		wrong("allowed_indices", elasticsearch.CheckPattern(pattern))
+	}
+	return mistakes
+}
+
+// outputMemory is what an output may hold beside input.memory: the bodies of its
+// requests, plain and compressed, and their answers.
+func outputMemory(cfg *configs.Config) int64 {
+	if cfg.Output != configs.OutputToElasticsearch {
+		return 0
+	}
+	return int64(cfg.Elasticsearch.Workers) * 2 * cfg.Elasticsearch.BulkMaxBytes
+}
