@@ -210,7 +210,19 @@ func (s *Server) stored(method, name string, body any, kept map[string]any, plur
 			return http.StatusBadRequest, fail(http.StatusBadRequest, "parse_exception", "request body is required")
 		}
 		if reason := check(name, body); reason != "" {
-			return http.StatusBadRequest, fail(http.StatusBadRequest, "illegal_argument_exception", reason)
+			kind := "illegal_argument_exception"
+			switch {
+			case strings.Contains(reason, "unknown field"):
+				kind = "x_content_parse_exception"
+			case strings.Contains(reason, "that do not exist"):
+				kind = "invalid_index_template_exception"
+			}
+			return http.StatusBadRequest, fail(http.StatusBadRequest, kind, reason)
+		}
+		if t, ok := at(body, "template").(map[string]any); ok && t["settings"] != nil {
+			flat := map[string]any{} // all are given back as texts, below "index"
+			flatten(flat, "", t["settings"])
+			t["settings"] = nested(flat)
 		}
 		kept[name] = body
 		return http.StatusOK, done

@@ -390,6 +390,7 @@ func TestTemplates(t *testing.T) {
 		code, v = c.ask("GET", "/_component_template/c", "")
 		assert.Equal(t, 200, code)
 		assert.EqualValues(t, 1, at(list(v, "component_templates")[0], "component_template", "version"))
+		assert.Equal(t, "1", at(list(v, "component_templates")[0], "component_template", "template", "settings", "index", "number_of_shards"))
 		code, _ = c.ask("PUT", "/_index_template/same", `{"index_patterns":["x-a*"],"priority":7}`)
 		assert.Equal(t, 400, code)
 		code, _ = c.ask("PUT", "/_index_template/over", `{"index_patterns":["x-a*"],"priority":9,"template":{"mappings":{"properties":{"a":{"type":"text"}}}}}`)

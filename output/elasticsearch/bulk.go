@@ -498,6 +498,8 @@ func (w *worker) statusWords(resp *Response, result outcome) string {
 		return fmt.Sprintf("output.elasticsearch: %s answers %d: the credentials are wrong or may not write; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host, resp.Status)
 	case reasonRedirect:
 		return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d and wants to send the request elsewhere, which is never followed: name the right host", resp.Host, resp.Status)
+	case reasonBlock:
+		return fmt.Sprintf("output.elasticsearch: %s answers %d: the whole cluster is blocked for writing; lift the block (cluster.blocks.*), or make room on its disks", resp.Host, resp.Status)
 	case reasonExplicit:
 		return fmt.Sprintf("output.elasticsearch: %s answers 400: events may name no index there; set rest.action.multi.allow_explicit_index to true in its own settings", resp.Host)
 	case reasonBusy:
@@ -730,6 +732,8 @@ func (o *Output) fault(it *item, now time.Time) {
 		words = fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", it.result.setting, strconv.Quote(it.route.Index), it.typ)
 	case it.result.reason == reasonPrivilege:
 		words = fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", strconv.Quote(it.route.Index), it.typ)
+	case it.result.reason == reasonShards:
+		words = fmt.Sprintf("index %s cannot be made: the cluster has as many shards as it may have (%s): delete old indices, or raise cluster.max_shards_per_node", strconv.Quote(it.route.Index), it.typ)
 	default:
 		words = fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", strconv.Quote(it.route.Index), it.typ)
 	}

@@ -99,7 +99,7 @@ func (g *grave) Store(_ context.Context, letters []event.DeadLetter) error {
 		l.Event = bytes.Clone(l.Event) // it belongs to the caller
 		key := string(bytes.TrimSuffix(l.Event, []byte("\n")))
 		g.letters[key] = append(g.letters[key], l)
-		if l.Target != nil && l.Status != 0 && l.Status != http.StatusRequestEntityTooLarge && !g.allowed[l.Target.ID] {
+		if l.Target != nil && l.Status != 0 && l.Status < 500 && l.Status != http.StatusRequestEntityTooLarge && !g.allowed[l.Target.ID] {
 			assert.True(g.t, g.es.Refused(l.Target.ID), "an event is given up that the cluster never refused for good")
 		}
 	}
@@ -461,6 +461,7 @@ func TestOwnFaults(t *testing.T) {
 		{Status: 400, Type: "illegal_argument_exception", Reason: "Limit of total fields [1000] has been exceeded while adding new fields [1]"},
 		{Status: 400, Type: "strict_dynamic_mapping_exception"},
 		{Status: 400, Type: "a_type_that_nobody_knows"},
+		{Status: 500, Type: "fail_processor_exception", Reason: "the pipeline says no"},
 		{Status: 413, Type: "x"},
 		{Status: 422, Type: "x"},
 	} {
@@ -546,6 +547,12 @@ func TestOutages(t *testing.T) {
 		{name: "missing default pipeline", begin: func(s *esstandin.Server) { s.SetSetting("events", "index.default_pipeline", "own") },
 			end: func(s *esstandin.Server) { s.PutPipeline("own") }, words: "output.elasticsearch.index"},
 		{name: "no index may be named", es: esstandin.Config{NoExplicitIndex: true}, begin: func(*esstandin.Server) {}, words: "allow_explicit_index"},
+		{name: "as many shards as there may be", begin: func(s *esstandin.Server) {
+			s.SetRules(esstandin.Rule{Status: 400, Type: "validation_exception", Reason: "Validation Failed: 1: this action would add [2] shards, but this cluster currently has [1000]/[1000] maximum normal shards open;"})
+		}, end: func(s *esstandin.Server) { s.SetRules() }, words: "cluster.max_shards_per_node"},
+		{name: "cluster block", begin: func(s *esstandin.Server) {
+			_ = s.SetFaults(esstandin.Fault{Kind: "status", Status: 403, Type: "cluster_block_exception"})
+		}, end: func(s *esstandin.Server) { _ = s.SetFaults() }, words: "cluster.blocks"},
 		{name: "no privilege", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403}) },
 			end: func(s *esstandin.Server) { s.SetRules() }, words: "events", every30: true},
 		{name: "no privilege, stored anyway", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403, Stored: true}) },

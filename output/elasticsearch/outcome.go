@@ -37,6 +37,7 @@ const (
 	reasonConflict   = "conflict"
 	reasonBlock      = "block"
 	reasonPrivilege  = "privilege"
+	reasonShards     = "shards"
 	reasonPipeline   = "pipeline"
 	reasonIndex      = "index"
 	reasonDocument   = "refused"
@@ -54,7 +55,7 @@ const (
 var itemOutcomes = []struct{ outcome, reason string }{
 	{"stored", reasonCreated}, {"stored", reasonExists},
 	{"retried", reasonBusy}, {"retried", reasonServer}, {"retried", reasonConflict}, {"retried", reasonDoubt},
-	{"retried", reasonBlock}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex},
+	{"retried", reasonBlock}, {"retried", reasonShards}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex},
 	{"refused", reasonDocument}, {"refused", reasonPipeline}, {"refused", reasonIndex}, {"refused", reasonTooLarge},
 }
 
@@ -83,8 +84,17 @@ func (r *route) item(a *answer) outcome {
 
 	case s == http.StatusTooManyRequests || s == http.StatusRequestTimeout:
 		return outcome{verdict: again, reason: reasonBusy}
+	// A pipeline's fail processor is how its author refuses a document; OpenSearch,
+	// and Elasticsearch in some versions, make a 500 of it.
+	case s == http.StatusInternalServerError && a.typ == "fail_processor_exception":
+		return outcome{verdict: refused, reason: reasonDocument}
 	case s >= 500 || s < 400: // no item is redirected
 		return outcome{verdict: again, reason: reasonServer}
+	}
+
+	// No new index can be made, whoever names it, until an operator makes room.
+	if a.typ == "validation_exception" && strings.Contains(a.reason, "this action would add [") {
+		return outcome{verdict: outage, reason: reasonShards}
 	}
 
 	// What is left is 4xx: the document's own fault, unless the place is at fault.
@@ -152,6 +162,8 @@ const noExplicitIndex = "explicit index in bulk is not allowed"
 // other than 200.
 func request(status int, body []byte) outcome {
 	switch {
+	case (status == http.StatusForbidden || status == http.StatusTooManyRequests) && errorType(body) == "cluster_block_exception":
+		return outcome{verdict: outage, reason: reasonBlock}
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true}
 	case status == http.StatusRequestEntityTooLarge:
