@@ -62,7 +62,7 @@ var inside = map[string][]string{
 // for instance to be the sender.
 var onlyIn = map[string][]string{
 	"github.com/VirusTotal/vt-go":                {"enrich/virustotal"},
-	"github.com/elastic/go-lumber":               {"lumber", ".", "internal/bench", "internal/torture"},
+	"github.com/elastic/go-lumber":               {"lumber", ".", "output/logstash", "internal/bench", "internal/torture"},
 	"github.com/patrickmn/go-cache":              {"cache"},
 	"github.com/elastic/elastic-transport-go/v8": {"output/elasticsearch"},
 	"github.com/urfave/cli/v2":                   {".", "configs"},

@@ -11,6 +11,7 @@ import (
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output"
 	"vtsidecar/output/elasticsearch"
+	"vtsidecar/output/logstash"
 )
 
 // destination is the output that the settings name, opened.
@@ -28,6 +29,8 @@ func openOutput(cfg *configs.Config, dead *output.DeadLetter, m *metrics.Set, lo
 	switch cfg.Output {
 	case configs.OutputToElasticsearch:
 		return openElasticsearch(cfg, dead, m, log)
+	case configs.OutputToLogstash:
+		return openLogstash(cfg, m, log)
 	default:
 		return openFile(cfg, m, log)
 	}
@@ -71,6 +74,19 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 			c.Routing, c.Routes = true, out.Routes()
 			c.PortionBytes = int(es.BulkMaxBytes)
 		},
+	}, nil
+}
+
+func openLogstash(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*destination, error) {
+	out, err := logstash.Open(logstash.Config{
+		Hosts: cfg.Logstash.Hosts, TLS: cfg.Logstash.SSL.For, Timeout: cfg.Logstash.Timeout, Log: log, Metrics: m,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &destination{
+		store: out, ready: out.Ready, close: out.Close,
+		prepare: func(c *enrich.Config) { c.KeepMetadata = true },
 	}, nil
 }
 
