@@ -95,7 +95,21 @@ func (osFS) SyncDir(name string) error {
 	return errors.Join(err, d.Close())
 }
 
-type osHandle struct{ f *os.File }
+// What was synced is in nobody's way in the page cache, but costs: a file that is
+// appended to for days takes every free page of the machine, and each of them is
+// dearer than one that was in use a moment ago. So only the end of the file
+// stays, for who follows it and for Rewrite. docs/decisions/0005 has the figures.
+const (
+	keptPages  = 2 * maxGroupBytes // bytes at the end that stay
+	pagesStep  = 2 << 20           // bytes that are given up at once, at least
+	pagesAgain = 4 << 20           // a piece of the cache that lies across a step's end goes with the next one
+)
+
+type osHandle struct {
+	f     *os.File
+	end   int64 // length of the file as far as this handle knows
+	given int64 // length from its start that was given up
+}
 
 func openHandle(name string, flag int, perm fs.FileMode) (*osHandle, error) {
 	// O_APPEND: should somebody cut the file while we write, our bytes still
@@ -108,13 +122,17 @@ func openHandle(name string, flag int, perm fs.FileMode) (*osHandle, error) {
 		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
 	}
-	return &osHandle{f}, nil
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &osHandle{f: f, end: info.Size(), given: info.Size()}, nil
 }
 
 func (h *osHandle) ReadAt(p []byte, off int64) (int, error) { return h.f.ReadAt(p, off) }
 func (h *osHandle) Close() error                            { return h.f.Close() }
 func (h *osHandle) Stat() (fs.FileInfo, error)              { return h.f.Stat() }
-func (h *osHandle) Sync() error                             { return h.f.Sync() }
 func (h *osHandle) Truncate(size int64) error               { return h.f.Truncate(size) }
 
 // Rewrite needs a descriptor of its own: what is opened for appending writes
@@ -150,9 +168,25 @@ func (h *osHandle) Rewrite(from, to int64) error {
 	return nil
 }
 
+// Sync gives up the pages of what is far behind the end. It is a hint: where the
+// length is not what it was thought to be, nothing comes of it but a slower read.
+func (h *osHandle) Sync() error {
+	if err := h.f.Sync(); err != nil {
+		return err
+	}
+	if to := h.end - keptPages; to-h.given >= pagesStep {
+		giveUpPages(h.f, max(h.given-pagesAgain, 0), to)
+		h.given = to
+	}
+	return nil
+}
+
 // Append makes one write of one buffer without looking at it, and one vectored
 // write of several, so that nothing is copied together first.
 func (h *osHandle) Append(bufs [][]byte) error {
+	for _, b := range bufs {
+		h.end += int64(len(b))
+	}
 	if len(bufs) == 1 {
 		_, err := h.f.Write(bufs[0])
 		return err

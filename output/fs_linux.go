@@ -66,3 +66,14 @@ func writeVector(f *os.File, bufs [][]byte) error {
 	})
 	return errors.Join(failed, err)
 }
+
+// giveUpPages tells the kernel that nobody needs these bytes in memory.
+func giveUpPages(f *os.File, from, to int64) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { // a hint: what comes of it changes nothing
+		_ = unix.Fadvise(int(fd), from, to-from, unix.FADV_DONTNEED)
+	})
+}

@@ -19,3 +19,5 @@ func writeVector(f *os.File, bufs [][]byte) error {
 	}
 	return nil
 }
+
+func giveUpPages(*os.File, int64, int64) {}
