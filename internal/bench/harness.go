@@ -26,6 +26,9 @@ const warmup = 24
 type harness struct {
 	rounds, windows  int
 	sidecar, standIn string
+	beside           string         // another build of the program; "": none
+	only             *regexp.Regexp // names of the subjects that are measured, beside the floor; nil: all
+	subjects         []subject
 	dir              string
 
 	load    []window
@@ -59,6 +62,19 @@ var subjects = []subject{
 	{name: aPeer, share: 4, command: self("peer", "peer.ndjson"), output: "peer.ndjson"},
 }
 
+// choose fills subjects.
+func (h *harness) choose() {
+	for i, s := range subjects {
+		if i == 0 || h.only == nil || h.only.MatchString(s.name) {
+			h.subjects = append(h.subjects, s)
+		}
+		if s.name == wholePath && h.beside != "" {
+			s.name, s.command = "whole path: "+h.beside, other(h.beside)
+			h.subjects = append(h.subjects, s)
+		}
+	}
+}
+
 // self is this binary as a server; files are in the run's folder.
 func self(mode string, files ...string) func(*harness, string) (*exec.Cmd, error) {
 	return func(_ *harness, dir string) (*exec.Cmd, error) {
@@ -79,6 +95,15 @@ func program(h *harness, dir string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	return h.program(dir), nil
+}
+
+// other is another build of the program, over the same cache.
+func other(path string) func(*harness, string) (*exec.Cmd, error) {
+	return func(h *harness, dir string) (*exec.Cmd, error) {
+		one := *h
+		one.sidecar = path
+		return program(&one, dir)
+	}
 }
 
 func (h *harness) program(dir string) *exec.Cmd {
@@ -109,6 +134,7 @@ func (h *harness) run(ctx context.Context) error {
 		defer os.RemoveAll(dir)
 		h.dir = dir
 	}
+	h.choose()
 	h.load = load()
 	wireBytes := 0
 	for _, w := range h.load {
@@ -127,9 +153,9 @@ func (h *harness) run(ctx context.Context) error {
 
 	h.results = make(map[string][]measurement)
 	for round := range h.rounds {
-		for i := range subjects {
+		for i := range h.subjects {
 			// In turns: whoever came last in this round comes first in the next.
-			s := &subjects[(i+round)%len(subjects)]
+			s := &h.subjects[(i+round)%len(h.subjects)]
 			m, err := h.measure(ctx, s)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
@@ -282,9 +308,9 @@ func countFile(name string, found []int) (size int64, err error) {
 
 // report prints the table and the ratios with their targets.
 func (h *harness) report() {
-	base := h.results[subjects[0].name]
+	base := h.results[h.subjects[0].name]
 	fmt.Printf("\n%-58s %24s %6s %11s %8s %8s %7s\n", "", "CPU s/M (min to max)", "system", "k events/s", "RSS MiB", "B/event", "× floor")
-	for _, s := range subjects {
+	for _, s := range h.subjects {
 		var cpu, sys, rate, rss, out, ratio []float64
 		for i, m := range h.results[s.name] {
 			cpu, sys, rate = append(cpu, m.cpu), append(sys, m.sys), append(rate, m.rate/1e3)
@@ -298,10 +324,14 @@ func (h *harness) report() {
 			median(cpu), slices.Min(cpu), slices.Max(cpu), median(sys), median(rate), median(rss), median(out), median(ratio), target)
 	}
 	var ofPeer []float64
-	for i, m := range h.results[wholePath] {
-		ofPeer = append(ofPeer, m.cpu/h.results[aPeer][i].cpu)
+	for i, m := range h.results[aPeer] {
+		if whole := h.results[wholePath]; len(whole) > i {
+			ofPeer = append(ofPeer, whole[i].cpu/m.cpu)
+		}
 	}
-	fmt.Printf("\nThe whole path costs %.2f of what the peer costs (target: at most 0.17).", median(ofPeer))
+	if len(ofPeer) > 0 {
+		fmt.Printf("\nThe whole path costs %.2f of what the peer costs (target: at most 0.17).", median(ofPeer))
+	}
 	fmt.Printf("\nMedians of %d rounds; target for RSS of the whole path: at most 128 MiB. Every written event was counted.\nThe system's share of those that write depends on the disk: see -dir.\n", h.rounds)
 }
 

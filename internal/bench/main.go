@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 )
 
@@ -48,9 +49,17 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&h.windows, "windows", 300, "`N` windows of 2048 events to each server and round")
 	fs.StringVar(&h.sidecar, "vtsidecar", "bin/vtsidecar", "the program's binary")
 	fs.StringVar(&h.standIn, "vtstandin", "bin/vtstandin", "the stand-in VirusTotal's binary")
+	fs.StringVar(&h.beside, "beside", "", "another `BINARY` of the program, measured beside it")
+	only := fs.String("only", "", "`REGEXP` of what is measured besides the floor; default: everything")
 	fs.StringVar(&h.dir, "dir", "", "`FOLDER` for what is written, on the disk to measure; default: a temporary one")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if *only != "" {
+		var err error
+		if h.only, err = regexp.Compile(*only); err != nil {
+			return fmt.Errorf("-only: %w", err)
+		}
 	}
 	return h.run(ctx)
 }
