@@ -46,7 +46,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.failure(w, http.StatusNotFound, "resource_not_found_exception", "nothing here")
 		return
 	}
-	if s.cfg.Authorization != "" && given != s.cfg.Authorization {
+	if s.cfg.Authorization != "" && !sameCredentials(given, s.cfg.Authorization) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="security", charset="UTF-8"`)
 		s.failure(w, http.StatusUnauthorized, "security_exception", "unable to authenticate with provided credentials")
 		return
@@ -60,6 +60,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.rest(w, r, segments)
+}
+
+// sameCredentials compares two Authorization headers; their schemes are the same
+// in upper and lower case.
+func sameCredentials(a, b string) bool {
+	schemeA, restA, _ := strings.Cut(a, " ")
+	schemeB, restB, _ := strings.Cut(b, " ")
+	return strings.EqualFold(schemeA, schemeB) && restA == restB
 }
 
 // split are the parts of a path, unescaped; of "/" one that is empty.

@@ -137,19 +137,52 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // asked is where the roundTripper says whom it asked.
-type asked struct{ host string }
+type asked struct {
+	host  string
+	using sync.WaitGroup // bodies that a connection may still read
+}
+
+// body is a request's body that says when nobody reads it any more. A connection
+// may still be sending when its answer is there already, or when the time is up;
+// bytes that are used for something else by then would reach the cluster.
+type body struct {
+	io.ReadCloser
+	done func()
+}
+
+func (a *asked) body(r io.ReadCloser) *body {
+	a.using.Add(1)
+	return &body{ReadCloser: r, done: sync.OnceFunc(a.using.Done)}
+}
+
+func (b *body) Close() error {
+	defer b.done()
+	return b.ReadCloser.Close()
+}
 
 type askedKey struct{}
 
 // roundTrip is a request to the host that was chosen for it. It never follows
 // redirections: nobody does who is no http.Client.
 func (c *Client) roundTrip(r *http.Request) (*http.Response, error) {
-	if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
-		a.host = r.URL.Scheme + "://" + r.URL.Host
-	}
 	tp := c.hosts[r.URL.Host]
 	if tp == nil {
 		return nil, errors.New("a host that is not configured")
+	}
+	if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+		a.host = r.URL.Scheme + "://" + r.URL.Host
+		if r.Body != nil && r.Body != http.NoBody {
+			again := r.GetBody
+			r = r.WithContext(r.Context()) // a copy
+			r.Body = a.body(r.Body)
+			r.GetBody = func() (io.ReadCloser, error) { // for a connection that had ended before it was used
+				b, err := again()
+				if err != nil {
+					return nil, err
+				}
+				return a.body(b), nil
+			}
+		}
 	}
 	resp, err := tp.RoundTrip(r)
 	if err != nil {
@@ -170,15 +203,19 @@ func (c *Client) roundTrip(r *http.Request) (*http.Response, error) {
 // Do implements Doer.
 func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
 	whom := &asked{}
 	ctx = context.WithValue(ctx, askedKey{}, whom)
-
-	body, compressed := r.Body, false
+	body, compressed := r.Body, (*bytes.Buffer)(nil)
+	defer func() {
+		cancel()
+		whom.using.Wait() // then the bytes are free
+		if compressed != nil {
+			c.buffers.Put(compressed)
+		}
+	}()
 	if c.cfg.CompressionLevel != 0 && len(body) > 1<<10 {
-		buf := c.compress(body)
-		defer c.buffers.Put(buf)
-		body, compressed = buf.Bytes(), true
+		compressed = c.compress(body)
+		body = compressed.Bytes()
 	}
 	var reader io.Reader
 	if len(body) > 0 {
@@ -195,7 +232,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 		}
 		req.Header.Set("Content-Type", kind)
 	}
-	if compressed {
+	if compressed != nil {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
 	resp, err := c.tp.Perform(req)
