@@ -44,7 +44,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // notYet are the commands that users may know from the documentation and that
 // this version does not have. They are refused by name.
-var notYet = []string{"lookup", "enrich", "backfill", "setup", "export", "cache", "dlq"}
+var notYet = []string{"lookup", "enrich", "backfill", "cache", "dlq"}
 
 // appHelp and serveHelp are templates of urfave/cli. The program's help fits on
 // a screen; that of serve is the reference.
@@ -134,13 +134,20 @@ func newApp(e *env) *cli.App {
 			},
 			sendCommand(e, usage),
 			{
-				Name: "test", Usage: "test config: the settings and what is in force; test virustotal: the key, its quota and its terms", Flags: configs.HiddenFlags(), OnUsageError: usage,
+				Name: "test", Usage: "test config: the settings and what is in force; test output: where events go; test virustotal: the key, its quota and its terms", Flags: configs.HiddenFlags(), OnUsageError: usage,
 				Subcommands: []*cli.Command{
 					{
 						Name: "config", Usage: "checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
 						UsageText:   "vtsidecar test config [settings]",
 						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nWhat it prints can be used as a --config file; secrets are shown as xxxxx.",
 						Action:      with(testConfigCommand),
+					},
+					{
+						Name: "output", Usage: "tries the output and says what is wrong with it", OnUsageError: usage,
+						Flags:       append(configs.HiddenFlags(), &cli.BoolFlag{Name: "json", Usage: "print the findings as JSON"}),
+						UsageText:   "vtsidecar test output [--json] [settings]",
+						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nNo event is stored.",
+						Action:      with(testOutputCommand),
 					},
 					{
 						Name: "virustotal", Usage: "tries the key and says what is left of its quota", OnUsageError: usage,
@@ -153,11 +160,9 @@ func newApp(e *env) *cli.App {
 				Action: func(c *cli.Context) error {
 					switch what := c.Args().First(); what {
 					case "":
-						return usagef("test what? Try: vtsidecar test config, vtsidecar test virustotal")
-					case "output":
-						return usagef("the command %q is not in this version", "test "+what)
+						return usagef("test what? Try: vtsidecar test config, vtsidecar test output, vtsidecar test virustotal")
 					default:
-						return usagef("unknown command %q; try: vtsidecar test config, vtsidecar test virustotal", "test "+what)
+						return usagef("unknown command %q; try: vtsidecar test config, vtsidecar test output, vtsidecar test virustotal", "test "+what)
 					}
 				},
 			},
@@ -167,6 +172,7 @@ func newApp(e *env) *cli.App {
 			},
 		},
 	}
+	app.Commands = append(app.Commands, setupCommands(e, usage)...)
 	return app
 }
 

@@ -1,0 +1,209 @@
+package elasticsearch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Change is what has to be done about a template.
+type Change struct {
+	Kind   string   `json:"kind"` // "_component_template" or "_index_template"
+	Name   string   `json:"name"`
+	Action string   `json:"action"`         // "create", "update" or "none"
+	Diff   []string `json:"diff,omitempty"` // of an update: lines that begin with + or -
+}
+
+// Plan compares templates with those of the cluster. It changes nothing. A
+// template of the same name that is not the program's own is an error.
+func Plan(ctx context.Context, doer Doer, templates ...Template) ([]Change, error) {
+	var changes []Change
+	for _, t := range templates {
+		c := Change{Kind: t.Kind, Name: t.Name, Action: "create"}
+		have, err := current(ctx, doer, t)
+		if err != nil {
+			return nil, err
+		}
+		if have != nil {
+			meta, _ := have["_meta"].(object)
+			if meta["managed_by"] != managedBy {
+				return nil, fmt.Errorf("%s/%s exists and is not vtsidecar's own: rename or remove it, and put its mapping into a template of another name", t.Kind, t.Name)
+			}
+			c.Action = "none"
+			// Their order is not kept by every server.
+			if diff("", texts(have), plain(t.Body), &c.Diff); len(c.Diff) > 0 {
+				c.Action = "update"
+			}
+		}
+		changes = append(changes, c)
+	}
+	return changes, nil
+}
+
+// Apply carries a plan out, in its order.
+func Apply(ctx context.Context, doer Doer, changes []Change, templates ...Template) error {
+	for i, c := range changes {
+		if c.Action == "none" {
+			continue
+		}
+		body, err := json.Marshal(templates[i].Body)
+		if err != nil {
+			return err
+		}
+		resp, err := doer.Do(ctx, &Request{Method: http.MethodPut, Path: "/" + c.Kind + "/" + url.PathEscape(c.Name), Body: body})
+		if err != nil {
+			return fmt.Errorf("put %s/%s: %w", c.Kind, c.Name, err)
+		}
+		if resp.Status != http.StatusOK {
+			return fmt.Errorf("put %s/%s: %w", c.Kind, c.Name, refusal(resp))
+		}
+	}
+	return nil
+}
+
+// refusal is a status and the cluster's own words. They are about templates and
+// settings, never about an event.
+func refusal(resp *Response) error {
+	var e struct {
+		Error struct{ Type, Reason string }
+	}
+	switch {
+	case resp.Status == http.StatusUnauthorized:
+		return fmt.Errorf("%s answers 401: the credentials are wrong; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host)
+	case json.Unmarshal(resp.Body, &e) == nil && e.Error.Type != "":
+		return fmt.Errorf("%s answers %d %s: %s", resp.Host, resp.Status, e.Error.Type, readable(e.Error.Reason, 1000))
+	}
+	return fmt.Errorf("%s answers %d", resp.Host, resp.Status)
+}
+
+// get asks and decodes; nil where there is nothing of that name.
+func get(ctx context.Context, doer Doer, path string) (object, error) {
+	return ask(ctx, doer, &Request{Method: http.MethodGet, Path: path})
+}
+
+func ask(ctx context.Context, doer Doer, r *Request) (object, error) {
+	resp, err := doer.Do(ctx, r)
+	switch {
+	case err != nil:
+		return nil, err
+	case resp.Status == http.StatusNotFound:
+		return nil, nil
+	case resp.Status != http.StatusOK:
+		return nil, refusal(resp)
+	}
+	var o object
+	if err := json.Unmarshal(resp.Body, &o); err != nil {
+		return nil, fmt.Errorf("%s: its answer is no JSON object: is it Elasticsearch or OpenSearch?", resp.Host)
+	}
+	return o, nil
+}
+
+// current is the template of that name in the cluster, without what the server
+// adds to it; nil: there is none.
+func current(ctx context.Context, doer Doer, t Template) (object, error) {
+	answer, err := get(ctx, doer, "/"+t.Kind+"/"+url.PathEscape(t.Name))
+	if answer == nil || err != nil {
+		return nil, err
+	}
+	list, inside := "component_templates", "component_template"
+	if t.Kind == "_index_template" {
+		list, inside = "index_templates", "index_template"
+	}
+	all, _ := answer[list].([]any)
+	for _, x := range all {
+		entry, _ := x.(object)
+		if entry["name"] != t.Name {
+			continue
+		}
+		body, _ := entry[inside].(object)
+		if stream, ok := body["data_stream"].(object); ok {
+			// Filled in by the server.
+			for _, k := range []string{"hidden", "allow_custom_routing", "timestamp_field", "failure_store"} {
+				delete(stream, k)
+			}
+		}
+		for _, k := range []string{"created_date", "created_date_millis", "modified_date", "modified_date_millis"} {
+			delete(body, k)
+		}
+		return body, nil
+	}
+	return nil, nil
+}
+
+// Shape is what an index of a name would be made from.
+type Shape struct {
+	Template string   // the index template that applies; empty: none does
+	Priority int      // its
+	Problems []string // fields that are added and would be mapped otherwise, in words
+	Missing  bool     // what is added is not mapped at all
+	Pipeline string   // index.default_pipeline; empty: none
+}
+
+// Simulate says how an index or data stream of that name would be made, and
+// what in it does not go together with what is added to events.
+func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Shape, error) {
+	answer, err := ask(ctx, doer, &Request{Method: http.MethodPost, Path: "/_index_template/_simulate_index/" + url.PathEscape(name)})
+	if err != nil {
+		return nil, err
+	}
+	s := &Shape{}
+	template, _ := answer["template"].(object)
+	mappings, _ := template["mappings"].(object)
+	props, _ := mappings["properties"].(object)
+	want := wanted(parts)
+	seen := map[string]bool{}
+	leaves("", props, func(path string, field object) {
+		t, asked := want[path]
+		if !asked {
+			// Something of our own below it makes this a problem too.
+			for p := range want {
+				if strings.HasPrefix(p, path+".") && field["type"] != "nested" {
+					s.Problems = append(s.Problems, fmt.Sprintf("%s is mapped as %v, but %s is below it", path, field["type"], p))
+					return
+				}
+			}
+			return
+		}
+		seen[path] = true
+		if have, _ := field["type"].(string); !fits(have, t) {
+			s.Problems = append(s.Problems, fmt.Sprintf("%s is mapped as %s instead of %s", path, have, t))
+		}
+	})
+	slices.Sort(s.Problems)
+	s.Problems = slices.Compact(s.Problems)
+	s.Missing = !seen["arcanna.ioc.event_id"]
+	if settings, ok := template["settings"].(object); ok {
+		index, _ := settings["index"].(object)
+		s.Pipeline, _ = index["default_pipeline"].(string)
+	}
+	return s, s.whose(ctx, doer, name)
+}
+
+// whose finds the template that applies to a name: the one of the highest
+// priority whose patterns match.
+func (s *Shape) whose(ctx context.Context, doer Doer, name string) error {
+	answer, err := get(ctx, doer, "/_index_template")
+	if err != nil {
+		return err
+	}
+	all, _ := answer["index_templates"].([]any)
+	best := -1.0
+	for _, x := range all {
+		entry, _ := x.(object)
+		body, _ := entry["index_template"].(object)
+		priority, _ := body["priority"].(float64)
+		patterns, _ := body["index_patterns"].([]any)
+		for _, p := range patterns {
+			if pattern, _ := p.(string); matches(pattern, name) && priority > best {
+				best = priority
+				s.Template, _ = entry["name"].(string)
+				s.Priority = int(priority)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"vtsidecar/configs"
+	"vtsidecar/output/elasticsearch"
+)
+
+func setupCommands(e *env, usage cli.OnUsageErrorFunc) []*cli.Command {
+	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
+		return func(c *cli.Context) error { return action(c, *e) }
+	}
+	return []*cli.Command{
+		{
+			Name: "setup", Usage: "installs the templates for the fields it adds in Elasticsearch or OpenSearch", OnUsageError: usage,
+			Flags: append(configs.HiddenFlags(),
+				&cli.BoolFlag{Name: "dry-run", Usage: "show what would change, and change nothing"},
+				&cli.BoolFlag{Name: "json", Usage: "print the changes as JSON"}),
+			UsageText:   "vtsidecar setup [--dry-run] [--json] [settings]",
+			Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nIt touches its own two templates and no others; a second run changes nothing.",
+			Action:      with(setupCommand),
+		},
+		{
+			Name: "export", Usage: "export template, export config: prints what setup installs, or an annotated settings file", OnUsageError: usage,
+			Subcommands: []*cli.Command{
+				{
+					Name: "template", Usage: "prints the component template, or with index the index template", OnUsageError: usage, Flags: configs.HiddenFlags(),
+					UsageText:   "vtsidecar export template [component|index] [settings]",
+					Description: "What it prints is the body of PUT _component_template/" + elasticsearch.ComponentName + ",\nor of PUT _index_template/" + elasticsearch.TemplateName + ".",
+					Action:      with(exportTemplateCommand),
+				},
+				{
+					Name: "config", Usage: "prints an annotated settings file with all defaults", OnUsageError: usage,
+					UsageText: "vtsidecar export config > vtsidecar.yml",
+					Action:    with(exportConfigCommand),
+				},
+			},
+			Action: func(c *cli.Context) error {
+				if what := c.Args().First(); what != "" {
+					return usagef("unknown command %q; try: vtsidecar export template, vtsidecar export config", "export "+what)
+				}
+				return usagef("export what? Try: vtsidecar export template, vtsidecar export config")
+			},
+		},
+	}
+}
+
+// partNames are the names under which answers stand in events.
+func partNames(cfg *configs.Config) ([]string, error) {
+	specs, errs := parseFields(cfg.Fields)
+	if len(errs) > 0 {
+		return nil, usageError{errors.Join(errs...)}
+	}
+	var names []string
+	for _, s := range specs {
+		names = append(names, s.Name)
+	}
+	return names, nil
+}
+
+func setupCommand(c *cli.Context, e env) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	cfg, err := load(c, e)
+	if err != nil {
+		return err
+	}
+	if cfg.Output != configs.OutputToElasticsearch {
+		return usagef("setup is for Elasticsearch and OpenSearch: set output.elasticsearch.hosts")
+	}
+	parts, err := partNames(cfg)
+	if err != nil {
+		return err
+	}
+	client, err := newSearchClient(cfg)
+	if err != nil {
+		return err
+	}
+	err = setup(c.Context, client, cfg, parts, c.Bool("dry-run"), c.Bool("json"), e)
+	return errors.Join(err, client.Close(context.WithoutCancel(c.Context)))
+}
+
+func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, parts []string, dry, asJSON bool, e env) error {
+	component, index := elasticsearch.Templates(parts)
+	changes, err := elasticsearch.Plan(ctx, client, component, index)
+	if err != nil {
+		return err
+	}
+	if !dry {
+		if err := elasticsearch.Apply(ctx, client, changes, component, index); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(changes); err != nil {
+			return err
+		}
+	} else {
+		printChanges(e.stdout, changes, dry)
+	}
+	if dry {
+		return nil
+	}
+	for _, name := range sampleNames(cfg) {
+		shape, err := elasticsearch.Simulate(ctx, client, name, parts)
+		if err != nil {
+			fmt.Fprintf(e.stderr, "vtsidecar: what %s would be made from could not be asked: %v\n", name, err)
+			continue
+		}
+		for _, p := range shapeProblems(name, shape) {
+			fmt.Fprintln(e.stderr, "vtsidecar: "+p)
+		}
+	}
+	return nil
+}
+
+func printChanges(w io.Writer, changes []elasticsearch.Change, dry bool) {
+	words := map[string][2]string{
+		"create": {"created", "would be created"},
+		"update": {"updated", "would be updated"},
+		"none":   {"is up to date", "is up to date"},
+	}
+	for _, c := range changes {
+		word := words[c.Action][0]
+		if dry {
+			word = words[c.Action][1]
+		}
+		fmt.Fprintf(w, "%s/%s %s\n", c.Kind, c.Name, word)
+		for _, line := range c.Diff {
+			fmt.Fprintln(w, "  "+line)
+		}
+	}
+}
+
+// shapeProblems says what is wrong with how an index would be made.
+func shapeProblems(name string, s *elasticsearch.Shape) []string {
+	by := "no index template applies to it"
+	if s.Template != "" {
+		by = fmt.Sprintf("index template %q (priority %d) applies to it", s.Template, s.Priority)
+	}
+	var all []string
+	for _, p := range s.Problems {
+		all = append(all, fmt.Sprintf("index %s: %s; %s: mend its mapping, or compose it of %q last", name, p, by, elasticsearch.ComponentName))
+	}
+	if s.Missing && len(all) == 0 {
+		all = append(all, fmt.Sprintf("index %s: what is added to events is not mapped and would be guessed; %s: add %q to its composed_of", name, by, elasticsearch.ComponentName))
+	}
+	return all
+}
+
+func exportTemplateCommand(c *cli.Context, e env) error {
+	cfg, err := load(c, e)
+	if err != nil {
+		return err
+	}
+	parts, err := partNames(cfg)
+	if err != nil {
+		return err
+	}
+	component, index := elasticsearch.Templates(parts)
+	which := component
+	switch what := c.Args().First(); {
+	case c.Args().Len() > 1:
+		return usagef("export template takes one of component, index")
+	case what == "index":
+		which = index
+	case what != "" && what != "component":
+		return usagef("export template takes component or index, not %q", what)
+	}
+	enc := json.NewEncoder(e.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(which.Body)
+}
+
+func exportConfigCommand(c *cli.Context, e env) error {
+	if err := errors.Join(noUnknownFlags(e), noArguments(c)); err != nil {
+		return err
+	}
+	_, err := io.WriteString(e.stdout, configs.Annotated)
+	return err
+}
