@@ -215,7 +215,7 @@ var actionKeys = map[string]bool{"_index": true, "_id": true, "pipeline": true, 
 func (s *Server) parse(body []byte, target, pipeline string) ([]action, error) {
 	malformed := func(line int, what string) error {
 		s.complain("bulk line %d: %s", line, what)
-		return fmt.Errorf("Malformed action/metadata line [%d], %s", line, what)
+		return fmt.Errorf("malformed action/metadata line [%d], %s", line, what)
 	}
 	if len(body) == 0 {
 		s.complain("a bulk without a line")
@@ -223,7 +223,7 @@ func (s *Server) parse(body []byte, target, pipeline string) ([]action, error) {
 	}
 	if body[len(body)-1] != '\n' {
 		s.complain("a bulk that does not end with a newline")
-		return nil, errors.New("The bulk request must be terminated by a newline [\\n]")
+		return nil, errors.New("the bulk request must be terminated by a newline [\\n]")
 	}
 	lines := bytes.Split(body[:len(body)-1], []byte("\n"))
 	if len(lines)%2 != 0 {

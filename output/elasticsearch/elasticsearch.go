@@ -110,10 +110,9 @@ type Output struct {
 
 // trouble is an outage in words, for readiness and for one line in the log.
 type trouble struct {
-	words  string
-	detail []any // for the log
-	since  time.Time
-	seen   time.Time // when it was met last
+	words string
+	since time.Time
+	seen  time.Time // when it was met last
 }
 
 // Open starts the workers. Nothing is sent yet: a cluster that is away is no
