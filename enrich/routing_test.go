@@ -100,3 +100,21 @@ func TestLinesWithMetadata(t *testing.T) {
 		}
 	}
 }
+
+// Who handles one receipt more than once says so, and the event is the same each time.
+func TestReceiptIsAnIdentityWhereThereIsNoOther(t *testing.T) {
+	b := newBench(t, enrich.Config{IDMetadata: true}, nil, nil)
+	defer b.close()
+	in := batch(&fakeBudget{t: t}, `{"a":1}`, `{"a":1}`, `{"@metadata":{"_id":"own"}}`, `{"log":{"offset":1,"file":{"path":"/x"}},"host":{"name":"h"}}`)
+	receipt := event.ID{1, 2, 3}
+	for i := range in.Events {
+		in.Events[i].Receipt = receipt
+	}
+	in.Events[1].Receipt = event.ID{}
+	out, err := b.run(t.Context(), in)
+	require.NoError(t, err)
+	assert.Equal(t, receipt, out.ids[0])
+	for _, id := range out.ids[1:] {
+		assert.NotEqual(t, receipt, id)
+	}
+}

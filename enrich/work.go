@@ -545,6 +545,8 @@ func (w *Work) identify(ctx context.Context, p *planned) error {
 		return w.named(ctx, p, r.MetadataID)
 	case r.HasPosition || w.e.cfg.IDFromContent:
 		p.id = r.Digest
+	case w.batch.Events[w.next].Receipt != event.ID{}:
+		p.id = w.batch.Events[w.next].Receipt
 	default:
 		if s.fresh < len(p.id) {
 			rand.Read(s.random[:]) // never fails

@@ -68,6 +68,7 @@ type closedFile struct {
 	closedName
 	plain, gz, tmp bool
 	mark           string // the mark's name; "": it was not set aside
+	markCut        int64  // the length that it tells
 }
 
 var (
@@ -180,14 +181,23 @@ func (a *archive) pass() error {
 
 // list is the closed files that are there, oldest first.
 func (a *archive) list() ([]closedFile, error) {
-	entries, err := a.j.fs.ReadDir(a.j.dir)
+	files, err := listClosed(a.j.fs, a.j.dir, a.j.stem, a.j.ext)
 	if err != nil {
 		return nil, a.j.words(err)
+	}
+	return files, nil
+}
+
+// listClosed is the closed files of a folder, oldest first.
+func listClosed(fsys FS, dir, stem, ext string) ([]closedFile, error) {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return nil, err
 	}
 	var files []closedFile
 	at := map[string]int{}
 	for _, e := range entries {
-		name, ok := a.j.parseName(e.Name())
+		name, ok := parseName(e.Name(), stem, ext)
 		if !ok || !e.Type().IsRegular() {
 			continue
 		}
@@ -205,7 +215,7 @@ func (a *archive) list() ([]closedFile, error) {
 		case tmpSuffix:
 			f.tmp = true
 		default:
-			f.mark = e.Name()
+			f.mark, f.markCut = e.Name(), name.cut
 		}
 	}
 	slices.SortFunc(files, func(a, b closedFile) int { return a.compare(b.closedName) })

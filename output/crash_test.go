@@ -55,6 +55,14 @@ func (d diskFS) Open(name string) (output.Handle, error) {
 	return h, nil
 }
 
+func (d diskFS) View(name string) (output.View, error) {
+	h, err := d.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
 // store is a File or a DeadLetter that is given its lines by number.
 type store interface {
 	put(ctx context.Context, ids []int) error

@@ -1,17 +1,15 @@
 package output
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"vtsidecar/internal/event"
 	"vtsidecar/internal/metrics"
@@ -45,24 +43,13 @@ type DeadLetter struct {
 	j      *journal
 	pieces chan struct{} // one for each piece that is rendered
 
+	editing sync.Mutex // held by the one who takes letters out
+
 	mu      sync.Mutex
 	stored  int64 // bytes in Dir
 	coming  int64 // bytes on their way there
 	unsure  bool  // stored must be counted again
 	missing int64 // bytes that the largest letters refused needed; 0: it is not full
-}
-
-// letter is one line of a dead-letter file.
-type letter struct {
-	Timestamp   time.Time `json:"@timestamp"`
-	Output      string    `json:"output"`
-	Status      int       `json:"status"` // the output's answer; 0: it was never asked
-	Reason      string    `json:"reason"`
-	Detail      string    `json:"detail,omitempty"`
-	Event       *string   `json:"event,omitempty"`
-	EventBase64 []byte    `json:"event_base64,omitempty"`
-	Length      int64     `json:"event_length"`
-	SHA256      string    `json:"event_sha256,omitempty"`
 }
 
 // OpenDeadLetter opens or makes the folder and its newest file.
@@ -86,7 +73,7 @@ func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
 	j, err := openJournal(journalConfig{
 		setting: "path.data",
 		what:    "dead letter",
-		path:    filepath.Join(cfg.Dir, "dead-letter.ndjson"),
+		path:    filepath.Join(cfg.Dir, letterStem+letterExt),
 		// An operator makes room by removing whole files.
 		rotate: min(max(cfg.MaxBytes/16, 1), 64<<20),
 		perm:   0o600,
@@ -101,6 +88,9 @@ func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
 	d.mu.Lock()
 	err = d.count()
 	d.mu.Unlock()
+	if err == nil {
+		err = d.dropDrafts() // of a process that was killed
+	}
 	if err != nil {
 		j.close(context.Background()) // nothing is queued
 		return nil, j.words(err)
@@ -262,6 +252,9 @@ func (d *DeadLetter) count() error {
 	}
 	var sum int64
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), draftSuffix) {
+			continue // its letters stand elsewhere too, for as long as it is there
+		}
 		info, err := d.j.fs.Lstat(filepath.Join(d.j.dir, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // just removed
@@ -276,56 +269,4 @@ func (d *DeadLetter) count() error {
 	d.stored, d.unsure = sum, false
 	d.cfg.Metrics.DeadLetterBytes.Set(float64(sum))
 	return nil
-}
-
-// render writes letters as lines.
-func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	index := make([]event.Line, 0, len(letters))
-	now := d.cfg.Now().UTC()
-	for _, l := range letters {
-		r := letter{
-			Timestamp: now, Output: d.cfg.Output,
-			Reason: l.Reason, Detail: l.Detail,
-			Length: l.Length, SHA256: l.SHA256,
-		}
-		r.keep(l)
-		if err := enc.Encode(&r); err != nil {
-			return nil, nil, fmt.Errorf("dead letter: encode: %w", err)
-		}
-		index = append(index, event.Line{End: buf.Len()})
-	}
-	return buf.Bytes(), index, nil
-}
-
-// keep puts the event, or its beginning, into the letter: as text where it is
-// text.
-func (r *letter) keep(l event.DeadLetter) {
-	raw := l.Event
-	r.Length = max(r.Length, int64(len(raw)))
-	text := raw
-	if int64(len(raw)) < r.Length {
-		text = dropTornRune(raw)
-	}
-	if utf8.Valid(text) {
-		s := string(text)
-		r.Event = &s
-		return
-	}
-	r.EventBase64 = raw
-}
-
-// dropTornRune takes off the character that a cut went through.
-func dropTornRune(b []byte) []byte {
-	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
-		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {
-			if !utf8.FullRune(tail) {
-				return b[:len(b)-n]
-			}
-			break
-		}
-	}
-	return b
 }

@@ -25,6 +25,9 @@ type FS interface {
 	// Open opens a regular file that is there, for this process alone. It does
 	// not follow a symbolic link.
 	Open(name string) (Handle, error)
+	// View opens a regular file for reading, also while somebody writes it. It
+	// does not follow a symbolic link.
+	View(name string) (View, error)
 	// Lstat describes what stands at name, and not what a link points to.
 	Lstat(name string) (fs.FileInfo, error)
 	// SameFile tells whether both describe one file, under whatever name.
@@ -34,10 +37,20 @@ type FS interface {
 	// Rename moves a file within its folder and never replaces another:
 	// fs.ErrExist.
 	Rename(from, to string) error
+	// Replace moves a file within its folder onto another, which is gone then:
+	// whatever happens, there is one of them under that name.
+	Replace(from, to string) error
 	// Remove takes a file's entry out of its folder.
 	Remove(name string) error
 	// SyncDir makes the entries of a folder durable.
 	SyncDir(name string) error
+}
+
+// View is a file that is open for reading.
+type View interface {
+	io.ReaderAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
 }
 
 // Handle is an open file that is read anywhere and written at its end.
@@ -62,6 +75,8 @@ func (osFS) Lstat(name string) (fs.FileInfo, error)     { return os.Lstat(name) 
 func (osFS) SameFile(a, b fs.FileInfo) bool             { return os.SameFile(a, b) }
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (osFS) Rename(from, to string) error               { return renameNoReplace(from, to) }
+func (osFS) Replace(from, to string) error              { return os.Rename(from, to) }
+func (osFS) View(name string) (View, error)             { return os.OpenFile(name, os.O_RDONLY|noFollow, 0) }
 func (osFS) Remove(name string) error                   { return os.Remove(name) }
 func (osFS) Open(name string) (Handle, error)           { return openHandle(name, 0, 0) }
 func (osFS) Create(name string, p fs.FileMode) (Handle, error) {

@@ -71,11 +71,12 @@ type journal struct {
 	finished chan struct{} // run has ended
 
 	mu      sync.Mutex
-	queue   []*request // in no group; the first may be durable in part
-	failure error      // of the last attempt; nil: all is well
-	ending  bool       // end is closed
-	aborted bool       // abort is closed
-	busy    bool       // run is about files, and may hang there
+	queue   []*request   // in no group; the first may be durable in part
+	turns   []chan error // who wants the file closed; each buffered
+	failure error        // of the last attempt; nil: all is well
+	ending  bool         // end is closed
+	aborted bool         // abort is closed
+	busy    bool         // run is about files, and may hang there
 
 	// The rest belongs to run, and to openJournal before run starts.
 	cur      *appendFile // nil: to be opened
@@ -236,6 +237,36 @@ func (j *journal) store(ctx context.Context, buf []byte, index []event.Line) err
 	return <-r.done
 }
 
+// turn closes the current file, if there is anything in it, so that all that was
+// stored before stands in closed ones.
+func (j *journal) turn(ctx context.Context) error {
+	done := make(chan error, 1)
+	j.mu.Lock()
+	switch {
+	case j.ending:
+		j.mu.Unlock()
+		return ErrClosed
+	case j.failure != nil:
+		err := j.words(j.failure)
+		j.mu.Unlock()
+		return err
+	}
+	j.turns = append(j.turns, done)
+	j.mu.Unlock()
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-j.finished:
+		return ErrClosed
+	}
+}
+
 // ready is nil, or why nothing can be stored.
 func (j *journal) ready() error {
 	j.mu.Lock()
@@ -291,7 +322,7 @@ func (j *journal) run() {
 	end := j.end // nil once it was heeded
 	for {
 		j.mu.Lock()
-		work, ending, failing := len(j.queue) > 0, j.ending, j.failure != nil
+		work, ending, failing := len(j.queue)+len(j.turns) > 0, j.ending, j.failure != nil
 		aged := !ending && !failing && j.aged()
 		j.busy = work || aged || failing && !ending
 		j.mu.Unlock()
@@ -406,11 +437,24 @@ func noSpace(err error) bool {
 
 // commit makes one group durable and answers its callers. Where that failed,
 // the group is back in the queue.
-func (j *journal) commit() error {
+func (j *journal) commit() (err error) {
+	j.mu.Lock()
+	turns := j.turns
+	j.turns = nil
+	j.mu.Unlock()
+	defer func() {
+		for _, t := range turns {
+			if err != nil {
+				t <- j.words(err)
+			} else {
+				t <- nil
+			}
+		}
+	}()
 	if err := j.prepare(); err != nil {
 		return err
 	}
-	if j.aged() || j.gather() { // the file is due, or full
+	if len(turns) > 0 && j.cur.durable > 0 || j.aged() || j.gather() { // the file is due, or full
 		if err := j.rotateFile(); err != nil {
 			return err
 		}
@@ -419,7 +463,7 @@ func (j *journal) commit() error {
 	if len(j.group) == 0 {
 		return nil // everyone left, or the file was due
 	}
-	err := j.appendGroup()
+	err = j.appendGroup()
 	if err == nil {
 		j.report(nil) // before the answers: who has one finds the output ready
 	}
@@ -821,7 +865,7 @@ func (j *journal) finishCuts() error {
 		return err
 	}
 	for _, e := range entries {
-		name, ok := j.parseName(e.Name())
+		name, ok := parseName(e.Name(), j.stem, j.ext)
 		if !ok {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 //	<stem>-<stamp>-<n><ext>.gz           the same, compressed
 //	<stem>-<stamp>-<n><ext>.gz.tmp       on its way there
 //	<stem>-<stamp>-<n><ext>.cut-<length> the mark of one that was set aside
+//	<stem>-<stamp>-<n><ext>.new          what is to replace a file of dead letters
 //
 // Closed files sort, by stamp and then by n as a number, in the order in which
 // they were closed, whatever the clock does: where it is set back, the stamp
@@ -41,8 +42,8 @@ func (n closedName) compare(m closedName) int {
 }
 
 // parseName takes a name apart; ok is false where it is not ours.
-func (j *journal) parseName(name string) (n closedName, ok bool) {
-	rest, ok := strings.CutPrefix(name, j.stem+"-")
+func parseName(name, stem, ext string) (n closedName, ok bool) {
+	rest, ok := strings.CutPrefix(name, stem+"-")
 	if !ok || len(rest) < len(stampLayout) {
 		return n, false
 	}
@@ -59,7 +60,7 @@ func (j *journal) parseName(name string) (n closedName, ok bool) {
 	if n.number, ok = positive(number); !ok {
 		return n, false
 	}
-	n.suffix, ok = strings.CutPrefix(rest, j.ext)
+	n.suffix, ok = strings.CutPrefix(rest, ext)
 	if !ok {
 		return n, false
 	}

@@ -30,14 +30,14 @@ const pageSize = 16
 // Op is one call, as a Hook sees it.
 type Op struct {
 	N    int    // the how manieth call on this file system, from 0
-	Kind string // "mkdir", "create", "open", "lstat", "stat", "readdir", "read", "append", "truncate", "rewrite", "sync", "rename", "remove", "syncdir"
+	Kind string // "mkdir", "create", "open", "lstat", "stat", "readdir", "read", "append", "truncate", "rewrite", "sync", "rename", "replace", "remove", "syncdir"
 	Name string // the file's or folder's name at the time of the call
 	Size int    // bytes of an append
 	File *int   // of a call on an open file: the same for all handles of one file
 
 	// Of a call on an open file, the call on the same handle before it ("open" and
 	// "create" too, reads not). Of a syncdir, the last change of that folder since
-	// the process started ("mkdir", "create", "rename", "remove", or "" for none),
+	// the process started ("mkdir", "create", "rename", "replace", "remove", or "" for none),
 	// and in After the entry's name.
 	Last, After string
 }
@@ -424,6 +424,29 @@ func (f *FS) Rename(from, to string) error {
 			return syscall.EEXIST
 		}
 		f.change(dir, "rename", change{take: old, put: entry, node: n})
+		return nil
+	})
+}
+
+// Replace moves a file within its folder onto another.
+func (f *FS) Replace(from, to string) error {
+	return f.call("replace", from, func() error {
+		dir, old, err := f.folder(from)
+		if err != nil {
+			return err
+		}
+		into, entry, err := f.folder(to)
+		if err != nil {
+			return err
+		}
+		n := dir.entries[old]
+		switch {
+		case n == nil:
+			return syscall.ENOENT
+		case dir != into:
+			return syscall.EXDEV
+		}
+		f.change(dir, "replace", change{take: old, put: entry, node: n})
 		return nil
 	})
 }

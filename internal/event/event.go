@@ -28,6 +28,10 @@ type Event struct {
 	// For an oversized event it holds the first bytes only (see Oversize).
 	Raw []byte
 
+	// Receipt is the identity of an event that has none of its own, where this
+	// receipt of it may be handled more than once; zero: chance.
+	Receipt ID
+
 	// Oversize is set when the event was longer than input.max_event (or empty)
 	// and was skipped on the wire: such an event can only go to the dead letter.
 	Oversize *Oversize

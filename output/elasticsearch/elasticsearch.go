@@ -226,18 +226,40 @@ func (o *Output) Store(ctx context.Context, lines *event.Lines) error {
 	return o.settle(ctx, &job{lines: lines, wanted: lines.Wanted, bury: o.cfg.Dead.Store})
 }
 
-// Replay stores dead letters under the Targets they have, and returns those that
-// are refused again, with what the cluster says now. An error means that some
-// may be stored and some not. What a letter has no Target for is returned as it is.
-func (o *Output) Replay(ctx context.Context, letters []event.DeadLetter) (refused []event.DeadLetter, err error) {
+// StoreOr is Store with another dead letter. What that is given stays its own.
+func (o *Output) StoreOr(ctx context.Context, lines *event.Lines, dead Graveyard) error {
+	if len(lines.Index) == 0 {
+		return nil
+	}
+	return o.settle(ctx, &job{lines: lines, wanted: lines.Wanted, bury: func(ctx context.Context, letters []event.DeadLetter) error {
+		own := slices.Clone(letters)
+		for i := range own {
+			own[i].Event = slices.Clone(own[i].Event)
+		}
+		return dead.Store(ctx, own)
+	}})
+}
+
+// CanReplay says in words why a dead letter cannot be stored under its Target;
+// empty: it can.
+func CanReplay(l *event.DeadLetter) string {
+	switch t := l.Target; {
+	case t == nil || t.ID == "" || len(t.ID) > maxID || t.Index == "" || t.Op != "create" && t.Op != "index":
+		return "it does not say where it was to be stored"
+	case len(l.Event) == 0 || int64(len(l.Event)) < l.Length || slices.Contains(l.Event, '\n') || slices.Contains(l.Event, '\r'):
+		return "it does not have its event whole, on one line"
+	}
+	return ""
+}
+
+// Replay stores dead letters, all of which CanReplay, under the Targets they
+// have. refused has an element for each of them: nil where it is stored, else
+// what the cluster says now. An error means that some may be stored and some not.
+func (o *Output) Replay(ctx context.Context, letters []event.DeadLetter) (refused []*event.DeadLetter, err error) {
 	lines := &event.Lines{}
 	var fixed []*route
 	for i := range letters {
 		l := &letters[i]
-		if l.Target == nil || l.Target.ID == "" || l.Target.Index == "" || (l.Target.Op != "create" && l.Target.Op != "index") || slices.Contains(l.Event, '\n') || len(l.Event) == 0 {
-			refused = append(refused, *l)
-			continue
-		}
 		lines.Buf = append(append(lines.Buf, l.Event...), '\n')
 		lines.Index = append(lines.Index, event.Line{End: len(lines.Buf)})
 		lines.Routing = append(lines.Routing, event.Routing{ID: []byte(l.Target.ID)})
@@ -245,13 +267,21 @@ func (o *Output) Replay(ctx context.Context, letters []event.DeadLetter) (refuse
 		t.ID = ""
 		fixed = append(fixed, newRoute(t))
 	}
-	if len(fixed) == 0 {
+	refused = make([]*event.DeadLetter, len(letters))
+	if len(letters) == 0 {
 		return refused, nil
+	}
+	at := map[*byte]int{} // by the first byte of the line, which letters alias
+	begin := 0
+	for i, line := range lines.Index {
+		at[&lines.Buf[begin]] = i
+		begin = line.End
 	}
 	err = o.settle(ctx, &job{lines: lines, fixed: fixed, bury: func(_ context.Context, again []event.DeadLetter) error {
 		for _, l := range again {
-			l.Event = slices.Clone(l.Event)
-			refused = append(refused, l)
+			i := at[&l.Event[0]]
+			l.Event = letters[i].Event
+			refused[i] = &l
 		}
 		return nil
 	}})
