@@ -65,7 +65,7 @@ var ErrClosed = errors.New("output.elasticsearch: closed")
 
 // ErrHeldBack is returned by a Store whose last events the cluster takes from
 // nobody at present, while it stores others and these wait for the memory: the
-// sender sends the window again (docs/decisions/0005-held-back.md).
+// sender sends the window again (docs/decisions/0006-held-back.md).
 var ErrHeldBack = errors.New("output.elasticsearch: some events of the window are held back by the cluster, and others wait for what the window holds")
 
 // Config says where events go. All but Doer and Dead may be zero.
