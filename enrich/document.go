@@ -149,7 +149,7 @@ func (w *Work) survey(ctx context.Context, p *planned) (m summary, bound int, er
 			if res > resultNone && !f.status.answered() {
 				pt.open = true
 			}
-			if positives := int(f.verdict.malicious); res > worst || res == worst && res > resultNone && positives > best {
+			if positives := int(f.positives); res > worst || res == worst && res > resultNone && positives > best {
 				worst, best, pt.worst = res, positives, p.from+uint32(i)
 			} else if res == resultNone && worst == resultNone && f.size > 0 && s.findings[s.refs[pt.worst].finding].size == 0 {
 				pt.worst = p.from + uint32(i) // a value that can be shown
@@ -171,17 +171,15 @@ func (w *Work) survey(ctx context.Context, p *planned) (m summary, bound int, er
 			case f.status.answered():
 				m.answered++
 				m.provided = true
-				if f.answer.Found {
-					m.score = max(m.score, int(f.verdict.malicious))
+				if f.found {
+					m.score = max(m.score, int(f.positives))
 				}
 			case f.status != statusUnavailable:
 				m.waiting++
 			}
-			if f.answer != nil {
-				bound += longest(len(f.answer.Link)) + longest(len(f.answer.ThreatLabel)) + 256
-				if w.detailed(f) {
-					bound += detailBound(f.answer)
-				}
+			bound += int(f.spare)
+			if w.detailed(f) { // the answer itself is far away, and looked at no sooner
+				bound += detailBound(f.answer)
 			}
 		}
 		pt.to = p.from + uint32(i)
@@ -418,7 +416,7 @@ func (w *Work) appendPart(dst []byte, pt *part) []byte {
 	case silent || r.tooMany:
 		dst = w.appendBody(dst, r, silent)
 	case f.fact != nil:
-		dst = append(dst, f.fact.body...)
+		dst = append(dst, f.ready...)
 	case f.body.generation == s.bodiesOf:
 		dst = append(dst, s.bodies[f.body.at:f.body.at+f.body.size]...)
 	default:

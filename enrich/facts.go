@@ -39,6 +39,8 @@ type fact struct {
 	typ      indicator.Type
 	status   status
 	result   result
+	found    bool   // as a finding's
+	spare    uint32 // so too
 
 	asked atomic.Bool // found since a place was last looked for
 }
@@ -132,7 +134,7 @@ func (w *Work) learn(hash uint64, kind indicator.Kind, raw []byte, n uint32) {
 	}
 	x := &fact{
 		leftOut: f.leftOut, skip: f.skip, from: w.now, until: w.now,
-		verdict: f.verdict, kind: kind, typ: f.typ, status: f.status, result: f.result,
+		verdict: f.verdict, kind: kind, typ: f.typ, status: f.status, result: f.result, found: f.found, spare: f.spare,
 	}
 	if looked {
 		s.key = appendKey(s.key[:0], f.typ, value)
@@ -158,7 +160,7 @@ func (w *Work) learn(hash uint64, kind indicator.Kind, raw []byte, n uint32) {
 	}
 	all := string(text)
 	x.raw, x.value, x.body, x.sentence = all[:len(raw)], all[len(raw):body], all[body:sentence], all[sentence:]
-	f.fact = x
+	f.trust(x)
 	w.e.facts.put(hash, x)
 }
 
@@ -173,5 +175,6 @@ func (w *Work) remind(f *finding) bool {
 		return false
 	}
 	f.answer, f.cached, f.status, f.result, f.verdict = a, cacheHit, x.status, x.result, x.verdict
+	f.found, f.positives, f.spare = x.found, x.verdict.malicious, x.spare
 	return true
 }

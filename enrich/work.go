@@ -293,26 +293,38 @@ type ref struct {
 
 // finding is a distinct indicator of the round, or a value that is none.
 type finding struct {
-	// What every event that has it touches comes first: a batch has thousands.
-	event    uint32 // event of the round that it was seen in last, counted from 1
-	rendered uint32 // document that it was seen in last
-	names    uint64 // the names it stands under in that event, as far as they have bits
-	at, size uint32 // its value in scratch.text
-	typ      indicator.Type
-	status   status
-	result   result
-	cached   cacheWord
-	asked    bool    // some event wants its answer
-	chosen   bool    // in the event it is one of those that are looked up
+	// What every event that has it touches comes first, in one cache line: a batch
+	// has thousands.
+	event     uint32 // event of the round that it was seen in last, counted from 1
+	rendered  uint32 // document that it was seen in last
+	names     uint64 // the names it stands under in that event, as far as they have bits
+	at, size  uint32 // its value in scratch.text
+	typ       indicator.Type
+	status    status
+	result    result
+	cached    cacheWord
+	asked     bool   // some event wants its answer
+	chosen    bool   // in the event it is one of those that are looked up
+	found     bool   // the answer's Found
+	positives uint16 // the verdict's malicious
+	spare     uint32 // bytes that its answer may add to a document, less a detail
+	ready     string // the fact's body
+	fact      *fact  // what it says of the finding holds; nil: there is none
+
 	answer   *Answer // found, stale and not_found have one
 	verdict  verdict // found and stale have one
 	skip     indicator.Skip
+	leftOut  string
 	body     piece // its part, but for the closing brace
 	sentence piece // what the explanation says about it
 	element  piece // hits: its element of threat.enrichments, but for the field
-	leftOut  string
-	fact     *fact // what it says of the finding holds; nil: there is none
+	_        [32]byte
 }
+
+// trust takes a fact for what is to be said about the finding.
+func (f *finding) trust(x *fact) { f.fact, f.ready = x, x.body }
+
+func (f *finding) distrust() { f.fact, f.ready = nil, "" }
 
 // piece is a range of scratch.bodies, of one generation.
 type piece struct{ generation, at, size uint32 }
@@ -774,7 +786,7 @@ func (w *Work) known(ctx context.Context, x *fact) (uint32, error) {
 	s.text = append(s.text, x.value...)
 	n, err := w.finding(ctx, at, indicator.Found{Canonical: s.text[at:], Type: x.typ, Skip: x.skip, LeftOut: x.leftOut})
 	if err == nil && int(n) == before {
-		s.findings[n].fact = x // a new one, for which nobody has asked yet
+		s.findings[n].trust(x) // a new one, for which nobody has asked yet
 	}
 	return n, err
 }
@@ -920,7 +932,7 @@ func (w *Work) recall(ctx context.Context, n uint32) error {
 		if w.remind(f) {
 			return nil
 		}
-		f.fact = nil
+		f.distrust()
 	}
 	if err := room(ctx, w, &s.key, 512-len(s.key)); err != nil {
 		return err
@@ -945,7 +957,8 @@ func (w *Work) recall(ctx context.Context, n uint32) error {
 
 // settleFinding gives a finding its answer.
 func (w *Work) settleFinding(f *finding, a *Answer, st status) {
-	f.answer, f.status = a, st
+	f.answer, f.status, f.found = a, st, a.Found
+	f.spare = uint32(longest(len(a.Link)) + longest(len(a.ThreatLabel)) + 256)
 	if !a.Found {
 		f.status, f.result = statusNotFound, resultUnknown
 		if st == statusStale {
@@ -955,7 +968,7 @@ func (w *Work) settleFinding(f *finding, a *Answer, st status) {
 		return
 	}
 	f.verdict = w.e.judge.verdict(a, f.typ, w.now)
-	f.result = f.verdict.result
+	f.result, f.positives = f.verdict.result, f.verdict.malicious
 }
 
 // answers asks for what the cache did not know, and waits.
