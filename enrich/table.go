@@ -28,6 +28,12 @@ func (t *table) find(hash uint32, same func(number int) bool) (number, place int
 	}
 }
 
+// likely is the number beside the hash's first place, counted from 1, whatever it
+// stands for; 0: nothing stands there. The table must not be empty.
+func (t *table) likely(hash uint32) uint32 {
+	return t.slots[hash&uint32(len(t.slots)-1)].number
+}
+
 // put stores a number at a place that find returned. There must be room.
 func (t *table) put(place int, hash uint32, number int) {
 	t.slots[place] = slot{hash: hash, number: uint32(number) + 1}

@@ -49,16 +49,17 @@ type Portion struct {
 type Work struct {
 	e        *Enricher
 	batch    *event.Batch
-	deadline time.Time // for answers, of the whole batch
-	next     int       // event that is scanned next
-	written  int       // of scratch.planned, how many events are written
-	rendered uint32    // documents of the round that were begun
-	touched  uint32    // what survey has read ahead, for nothing but that
-	now      time.Time // of the round, by Config.Now
-	s        *scratch  // nil: not yet, or not any more
-	asked    int       // indicators of the event that is being scanned that are looked up
-	held     int64     // bytes reserved from the batch's budget
-	err      error     // what ended it; then Next has nothing more
+	deadline time.Time  // for answers, of the whole batch
+	next     int        // event that is scanned next
+	written  int        // of scratch.planned, how many events are written
+	rendered uint32     // documents of the round that were begun
+	touched  uint32     // what was read ahead, for nothing but that
+	hashes   [16]uint64 // of the first values of the event that is being scanned; 0: none
+	now      time.Time  // of the round, by Config.Now
+	s        *scratch   // nil: not yet, or not any more
+	asked    int        // indicators of the event that is being scanned that are looked up
+	held     int64      // bytes reserved from the batch's budget
+	err      error      // what ended it; then Next has nothing more
 
 	// For panics; see retry.
 	at       int  // event that is being scanned or written, -1: none
@@ -659,13 +660,14 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 	s := w.s
 	values := s.result.Values
 	w.asked = 0
+	w.lookAhead(values)
 	for i := 0; i < len(values); i++ {
 		v := &values[i]
 		f := w.e.fields[v.Field]
 		switch {
 		case v.Group != 0:
 			s.members = s.members[:0]
-			last := i
+			first, last := i, i
 			for ; last < len(values) && values[last].Group == v.Group && values[last].Field == v.Field; last++ {
 				if err := room(ctx, w, &s.members, 1); err != nil {
 					return err
@@ -674,7 +676,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 			}
 			i = last - 1
 			if len(s.members) == 1 && string(s.members[0].Key) == "sha256" { // as most objects of hashes are
-				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name); err != nil {
+				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name, w.hashAhead(first)); err != nil {
 					return err
 				}
 				continue
@@ -700,7 +702,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 				return err
 			}
 		default:
-			if err := w.add(ctx, p, f.kind, v.Text, f.name); err != nil {
+			if err := w.add(ctx, p, f.kind, v.Text, f.name, w.hashAhead(i)); err != nil {
 				return err
 			}
 		}
@@ -719,9 +721,53 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 	return nil
 }
 
+// lookAhead asks for what the event's values will need, of all of them at once:
+// it lies far apart and in no near cache, and to wait for each piece of it in
+// turn took longer than much of the work. Nothing but the hashes comes of it.
+func (w *Work) lookAhead(values []scan.Value) {
+	s := w.s
+	values = values[:min(len(values), len(w.hashes))]
+	for i := range values {
+		v := &values[i]
+		kind := w.e.fields[v.Field].kind
+		if v.Group != 0 {
+			kind = kindSHA256
+		}
+		w.hashes[i] = 0
+		if len(v.Text) <= maxMemo && kind != indicator.KindScan {
+			w.hashes[i] = hashOf(w.e.seed, uint8(kind), v.Text)
+		}
+	}
+	if len(s.memo.slots) == 0 || len(values) < 2 {
+		return
+	}
+	var numbers [len(w.hashes)]uint32
+	for i := range values {
+		numbers[i] = s.memo.likely(uint32(w.hashes[i]))
+	}
+	touched := uint32(0)
+	for i, number := range numbers[:len(values)] {
+		if number == 0 {
+			touched |= w.e.facts.set(w.hashes[i]).tags[0].Load()
+		} else if m := &s.memos[number-1]; m.size > 0 {
+			touched |= uint32(s.text[m.at]) | s.findings[m.finding].event
+		}
+	}
+	w.touched = touched
+}
+
+// hashAhead is what lookAhead has made of the value with this number, or 0.
+func (w *Work) hashAhead(value int) uint64 {
+	if value < len(w.hashes) {
+		return w.hashes[value]
+	}
+	return 0
+}
+
 // add turns a value into a ref of the event. It is parsed only where neither the
-// round has seen it yet nor a fact is known about it.
-func (w *Work) add(ctx context.Context, p *planned, kind indicator.Kind, value []byte, name int) error {
+// round has seen it yet nor a fact is known about it. hash is what lookAhead has
+// made of it; 0: nothing.
+func (w *Work) add(ctx context.Context, p *planned, kind indicator.Kind, value []byte, name int, hash uint64) error {
 	s := w.s
 	if len(value) > maxMemo {
 		n, err := w.parse(ctx, kind, value)
@@ -733,7 +779,9 @@ func (w *Work) add(ctx context.Context, p *planned, kind indicator.Kind, value [
 	if err := w.roomInTable(ctx, &s.memo); err != nil {
 		return err
 	}
-	hash := hashOf(w.e.seed, uint8(kind), value)
+	if hash == 0 {
+		hash = hashOf(w.e.seed, uint8(kind), value)
+	}
 	number, place := s.memo.find(uint32(hash), func(n int) bool {
 		m := &s.memos[n]
 		return m.kind == kind && string(s.text[m.at:m.at+m.size]) == string(value)
