@@ -7,6 +7,7 @@
 package logstash
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,6 +34,8 @@ const (
 	longestWindow  = 10 * time.Minute
 	firstRest      = time.Second
 	longRest       = time.Minute
+	lapse          = 2 * time.Minute // longer than any rest
+	keptBuffer     = 2 << 20         // of a connection, compressed; what a giant took is not kept
 )
 
 // ErrClosed is returned by stores that were still waiting at Close.
@@ -62,6 +65,8 @@ type Output struct {
 	storing int
 	closing bool
 	since   time.Time // of the outage; zero: there is none
+	seen    time.Time // when something went wrong last
+	next    int       // the host that is looked at first
 }
 
 // host is one peer, guarded by Output.mu.
@@ -76,9 +81,16 @@ type host struct {
 
 // peer is a connection. It belongs to one goroutine at a time, or is idle.
 type peer struct {
-	conn net.Conn
+	conn *steadyConn
 	cl   *v2.Client
 	used bool // a window went through it
+}
+
+// turn is a host's turn to take a window.
+type turn struct {
+	h        *host
+	p        *peer // nil: a connection must be made
+	failures int   // the host's when it was chosen
 }
 
 // Open makes an output. Nothing is connected yet: a peer that is away is no error.
@@ -157,49 +169,48 @@ func (o *Output) Store(ctx context.Context, lines *event.Lines) error {
 // forward sends a window until somebody acknowledges it.
 func (o *Output) forward(ctx context.Context, window []any) error {
 	for {
-		h, p, err := o.acquire(ctx)
+		t, err := o.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		fresh := p == nil
+		fresh := t.p == nil
 		if fresh {
-			p, err = o.dial(ctx, h.address)
+			t.p, err = o.dial(ctx, t.h.address)
 		}
 		if err == nil {
-			err = o.send(ctx, p, window)
+			err = o.send(ctx, t.p, window)
 		}
 		if ctx.Err() != nil {
-			o.release(h, p, nil, false)
+			o.release(t, nil, false)
 			return context.Cause(ctx)
 		}
 		// A connection that lay idle may have been closed meanwhile; that says
 		// nothing about its host.
-		stale := err != nil && !fresh
-		o.release(h, p, err, stale)
+		o.release(t, err, err != nil && !fresh)
 		if err == nil {
 			return nil
 		}
 	}
 }
 
-// acquire chooses a host: of those that are well the one with the least to do;
-// of those that are not, one whose rest is over, for a single try. p is nil where
-// a connection must be made.
-func (o *Output) acquire(ctx context.Context) (h *host, p *peer, err error) {
+// acquire chooses a host: of those that are well the one with the least to do,
+// in turns; of those that are not, one whose rest is over, for a single try.
+func (o *Output) acquire(ctx context.Context) (t turn, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for {
 		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
+			return t, context.Cause(ctx)
 		}
 		now := time.Now()
-		var next time.Time
-		for _, x := range o.hosts {
-			switch {
+		var over time.Time // when the first rest is
+		var h *host
+		for i := range o.hosts {
+			switch x := o.hosts[(o.next+i)%len(o.hosts)]; {
 			case x.failures == 0 && x.busy < perHost && (h == nil || x.busy < h.busy):
 				h = x
-			case x.failures > 0 && x.busy == 0 && (next.IsZero() || x.rest.Before(next)):
-				next = x.rest
+			case x.failures > 0 && x.busy == 0 && (over.IsZero() || x.rest.Before(over)):
+				over = x.rest
 			}
 		}
 		for _, x := range o.hosts {
@@ -209,18 +220,20 @@ func (o *Output) acquire(ctx context.Context) (h *host, p *peer, err error) {
 			}
 		}
 		if h != nil {
+			o.next++
 			h.busy++
+			t = turn{h: h, failures: h.failures}
 			if n := len(h.idle); n > 0 {
-				p, h.idle = h.idle[n-1], h.idle[:n-1]
+				t.p, h.idle = h.idle[n-1], h.idle[:n-1]
 			}
-			return h, p, nil
+			return t, nil
 		}
 		changed := o.changed
 		o.mu.Unlock()
 		var due <-chan time.Time
 		var timer *time.Timer
-		if !next.IsZero() {
-			timer = time.NewTimer(time.Until(next))
+		if !over.IsZero() {
+			timer = time.NewTimer(time.Until(over))
 			due = timer.C
 		}
 		select {
@@ -235,13 +248,18 @@ func (o *Output) acquire(ctx context.Context) (h *host, p *peer, err error) {
 	}
 }
 
-// release gives a host back, with what came of the try: err is nil where it went
-// well or was given up.
-func (o *Output) release(h *host, p *peer, err error, stale bool) {
+// release ends a turn, with what came of it: err is nil where it went well or
+// was given up.
+func (o *Output) release(t turn, err error, stale bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.wake()
+	h, p := t.h, t.p
 	h.busy--
+	if err != nil {
+		drop(h)
+		o.cfg.Metrics.OutputRetries.WithLabelValues(reason(err)).Inc()
+	}
 	switch {
 	case p != nil && p.used && err == nil:
 		o.well(h)
@@ -250,14 +268,13 @@ func (o *Output) release(h *host, p *peer, err error, stale bool) {
 			h.idle = append(h.idle, p)
 			return
 		}
-	case err != nil && stale:
-		drop(h)
-	case err != nil:
-		drop(h)
-		h.failures++
-		h.rest = time.Now().Add(rest(h.failures))
+	case err != nil && !stale:
 		h.words = fmt.Sprintf("%s: %v", h.address, err)
-		o.cfg.Metrics.OutputRetries.WithLabelValues(reason(err)).Inc()
+		o.seen = time.Now()
+		if h.failures == t.failures { // of windows that fail together the first one counts
+			h.failures++
+			h.rest = o.seen.Add(rest(h.failures))
+		}
 		o.sick()
 	}
 	if p != nil {
@@ -323,7 +340,7 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, v2.ErrProtocolError), errors.Is(err, errAck):
 		return "unreadable"
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, errLong), errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	}
 	return "unreachable"
@@ -349,38 +366,53 @@ func (o *Output) dial(ctx context.Context, address string) (*peer, error) {
 		}
 	}
 	steady := &steadyConn{Conn: conn, timeout: o.cfg.Timeout}
-	cl, err := v2.NewWithConn(steady, v2.Timeout(o.cfg.Timeout), v2.CompressionLevel(level), v2.JSONEncoder(asItIs))
-	if err != nil {
+	p := &peer{conn: steady}
+	if err := p.renew(); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &peer{conn: conn, cl: cl}, nil
+	return p, nil
+}
+
+// renew gives p a client that holds no buffer yet.
+func (p *peer) renew() (err error) {
+	p.cl, err = v2.NewWithConn(p.conn, v2.Timeout(p.conn.timeout), v2.CompressionLevel(level), v2.JSONEncoder(asItIs))
+	return err
 }
 
 // asItIs is the encoder of events that are JSON already.
 func asItIs(v any) ([]byte, error) { return v.([]byte), nil }
 
-var errAck = errors.New("it acknowledged more than was sent")
+var (
+	errAck  = errors.New("it acknowledged more than was sent")
+	errLong = fmt.Errorf("it did not acknowledge a window within %v", longestWindow)
+)
 
 // send sends a window and waits for its ack. Keepalives, acks of 0, extend the
 // wait, though not for ever. A part of the window that was acknowledged counts
 // for nothing: there are proxies that misdeliver such acks.
 func (o *Output) send(ctx context.Context, p *peer, window []any) error {
-	ctx, cancel := context.WithTimeout(ctx, longestWindow)
+	ctx, cancel := context.WithTimeoutCause(ctx, longestWindow, errLong)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { p.conn.Close() })()
 	if err := p.cl.Send(window); err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	for {
 		seq, err := p.cl.ReceiveACK()
 		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case err != nil:
 			return fmt.Errorf("no ack: %w", err)
 		case int64(seq) > int64(len(window)):
 			return errAck
 		case int(seq) == len(window):
 			p.used = true
+			if p.conn.most > keptBuffer {
+				p.conn.most = 0
+				return p.renew()
+			}
 			return nil
 		}
 	}
@@ -391,12 +423,14 @@ func (o *Output) send(ctx context.Context, p *peer, window []any) error {
 type steadyConn struct {
 	net.Conn
 	timeout time.Duration
+	most    int // bytes in a write
 }
 
 func (c *steadyConn) SetWriteDeadline(time.Time) error { return nil }
 
 func (c *steadyConn) Write(b []byte) (n int, err error) {
 	const piece = 64 << 10
+	c.most = max(c.most, len(b))
 	for len(b) > 0 {
 		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 			return n, err
@@ -415,6 +449,12 @@ func (c *steadyConn) Write(b []byte) (n int, err error) {
 func (o *Output) Ready() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	// Who sends only where it is ready would never learn that an outage is over.
+	if !o.since.IsZero() && o.storing == 0 && time.Since(o.seen) > lapse {
+		o.cfg.Log.Info("no event waits for a Logstash any more; the next one will show whether it is taken")
+		o.cfg.Metrics.OutputUp.Set(1)
+		o.since = time.Time{}
+	}
 	if o.since.IsZero() {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -135,6 +136,9 @@ func (f *fake) serve(host string, conn net.Conn) {
 				}
 			}
 		case "drop":
+			return
+		case "drop later":
+			time.Sleep(time.Second) // of the bubble's clock
 			return
 		case "stored and dropped":
 			keep(len(lines))
@@ -420,5 +424,124 @@ func TestEnds(t *testing.T) {
 		require.ErrorIs(t, <-done, logstash.ErrClosed)
 		require.ErrorIs(t, b.out.Store(t.Context(), l), logstash.ErrClosed)
 		b.open.Wait()
+	})
+}
+
+// Windows that fail together say once that a host is away: it is tried again
+// after a second, not after a minute.
+func TestFailuresTogetherCountOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, "a:1")
+		b.does["a:1"] = strings.Split(strings.Repeat("drop later,", 8)+"ack", ",")
+		began := time.Now()
+		done := make(chan error, 8)
+		for i := range 8 {
+			go func() { done <- b.store(10*i, 10*i+10) }()
+		}
+		for range 8 {
+			require.NoError(t, <-done)
+		}
+		assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+		assert.Equal(t, 16, b.took["a:1"])
+		b.close()
+	})
+}
+
+// An outage that nobody meets again is forgotten, for who sends only where it is
+// ready would never end it.
+func TestOutageLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, "a:1")
+		b.does["a:1"] = []string{"refuse for ever"}
+		ctx, cancel := context.WithCancel(t.Context())
+		l, _ := linesOf(0, 3)
+		done := make(chan error, 1)
+		go func() { done <- b.out.Store(ctx, l) }()
+		time.Sleep(10 * time.Minute) // of the bubble's clock
+		require.Error(t, b.out.Ready(), "a window waits")
+		cancel()
+		require.Error(t, <-done)
+		require.Error(t, b.out.Ready(), "it was away a moment ago")
+		time.Sleep(5 * time.Minute)
+		require.NoError(t, b.out.Ready())
+		go func() { done <- b.out.Store(t.Context(), l) }()
+		synctest.Wait()
+		require.ErrorContains(t, b.out.Ready(), "connection refused", "it is still away")
+		b.mu.Lock()
+		b.does["a:1"] = nil
+		b.mu.Unlock()
+		require.NoError(t, <-done)
+		require.NoError(t, b.out.Ready())
+		b.close()
+	})
+}
+
+// One window after the other goes to all hosts too.
+func TestHostsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, "a:1", "b:2", "c:3")
+		for i := range 30 {
+			require.NoError(t, b.store(i, i+1))
+		}
+		assert.Equal(t, map[string]int{"a:1": 10, "b:2": 10, "c:3": 10}, b.took)
+		assert.Equal(t, map[string]int{"a:1": 1, "b:2": 1, "c:3": 1}, b.dials, "connections are kept")
+		b.close()
+	})
+}
+
+// A connection is kept after a giant, what the giant took is not.
+func TestGiantsKeepTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, "a:1")
+		noise := make([]byte, 3<<20)
+		for i := range noise {
+			noise[i] = "0123456789abcdef"[rand.IntN(16)]
+		}
+		l := &event.Lines{Buf: fmt.Appendf(nil, "{\"x\":\"%s%s\"}\n", noise, noise[:2<<20])}
+		l.Index = []event.Line{{End: len(l.Buf)}}
+		require.NoError(t, b.out.Store(t.Context(), l))
+		require.NoError(t, b.store(0, 10))
+		assert.Equal(t, 1, b.dials["a:1"])
+		b.close()
+	})
+}
+
+// What a peer answers may be anything: nil comes of the right ack only.
+func FuzzAnswers(f *testing.F) {
+	for _, s := range []string{"2A\x00\x00\x00\x03", "2A\x00\x00\x00\x00", "2A\x00\x00\x00\x01" + "2A\x00\x00\x00\x03", "2A\x00\x00\x00\x04", "1A\x00\x00\x00\x03", "2A\xff\xff\xff\xff", "HTTP/1.1 400", "2A\x00", ""} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		want := false
+		for rest := answer; len(rest) >= 6 && string(rest[:2]) == "2A"; rest = rest[6:] {
+			if n := binary.BigEndian.Uint32(rest[2:]); n >= 3 {
+				want = n == 3
+				break
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			dials := 0
+			out, err := logstash.Open(logstash.Config{Hosts: []string{"a:1"}, Dial: func(context.Context, string) (net.Conn, error) {
+				if dials++; dials > 1 {
+					cancel() // it is tried again, so the answer was not taken for the ack
+					return nil, errors.New("refused")
+				}
+				a, b := net.Pipe()
+				go func() {
+					defer b.Close()
+					if _, err := readWindow(b); err == nil {
+						b.Write(answer)
+					}
+				}()
+				return a, nil
+			}})
+			require.NoError(t, err)
+			l, _ := linesOf(0, 3)
+			err = out.Store(ctx, l)
+			require.Equal(t, want, err == nil, "%q: %v", answer, err)
+			require.NoError(t, out.Close(context.Background()))
+		})
 	})
 }
