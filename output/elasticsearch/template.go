@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -99,13 +100,16 @@ func partTemplates(parts []string) []any {
 	}
 	return append(all,
 		object{"vtsidecar_strings": object{"path_match": "arcanna.ioc.*", "match_mapping_type": "string", "mapping": keyword}},
+		// A first value that looks like a date must not make a date of its field.
+		object{"vtsidecar_dates": object{"path_match": "arcanna.ioc.*", "match_mapping_type": "date", "mapping": keyword}},
 		object{"vtsidecar_numbers": object{"path_match": "arcanna.ioc.*", "match_mapping_type": "long", "mapping": long}},
 	)
 }
 
 func addedFields() object {
 	return object{
-		"arcanna": properties(object{"ioc": properties(object{
+		// Also where the index's own mapping takes nothing new, dynamic: false or strict.
+		"arcanna": properties(object{"ioc": object{"dynamic": "true", "properties": object{
 			"event_id":     keyword,
 			"schema":       long,
 			"is_malicious": boolean,
@@ -116,7 +120,7 @@ func addedFields() object {
 				"explanation": words, "late": boolean, "updated_at": date,
 			}},
 			"indicators": object{"type": "object", "enabled": false},
-		})}),
+		}}}),
 		"threat": properties(object{"enrichments": object{"type": "nested", "properties": object{
 			"indicator": properties(object{
 				"type": keyword, "ip": address, "provider": keyword, "confidence": keyword, "scanner_stats": long, "reference": keyword, "description": keyword,
@@ -198,44 +202,91 @@ func fits(have, want string) bool {
 
 // diff is what is different between two JSON values, one line for each place.
 func diff(path string, have, want any, out *[]string) {
+	if hl, ok := have.([]any); ok {
+		if wl, ok := want.([]any); ok {
+			diffLists(path, hl, wl, out)
+			return
+		}
+	}
 	h, hok := have.(object)
 	w, wok := want.(object)
-	if hok && wok {
-		keys := map[string]bool{}
-		for k := range h {
-			keys[k] = true
-		}
-		for k := range w {
-			keys[k] = true
-		}
-		sorted := make([]string, 0, len(keys))
-		for k := range keys {
-			sorted = append(sorted, k)
-		}
-		slices.Sort(sorted)
-		for _, k := range sorted {
-			hv, there := h[k]
-			wv, asked := w[k]
-			switch at := strings.TrimPrefix(path+"."+k, "."); {
-			case !there:
-				*out = append(*out, fmt.Sprintf("+ %s: %s", at, short(wv)))
-			case !asked:
-				*out = append(*out, fmt.Sprintf("- %s: %s", at, short(hv)))
-			default:
-				diff(at, hv, wv, out)
-			}
+	if !hok || !wok {
+		if a, b := line(have), line(want); a != b {
+			*out = append(*out, "- "+path+": "+readable(a, maxDiff), "+ "+path+": "+readable(b, maxDiff))
 		}
 		return
 	}
-	if a, b := short(have), short(want); a != b {
-		*out = append(*out, fmt.Sprintf("- %s: %s", path, a), fmt.Sprintf("+ %s: %s", path, b))
+	keys := map[string]bool{}
+	for k := range h {
+		keys[k] = true
+	}
+	for k := range w {
+		keys[k] = true
+	}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		hv, there := h[k]
+		wv, asked := w[k]
+		switch at := strings.TrimPrefix(path+"."+k, "."); {
+		case !there:
+			*out = append(*out, "+ "+at+": "+readable(line(wv), maxDiff))
+		case !asked:
+			*out = append(*out, "- "+at+": "+readable(line(hv), maxDiff))
+		default:
+			diff(at, hv, wv, out)
+		}
 	}
 }
 
-// short is a value on one line.
-func short(v any) string {
+// diffLists is diff for lists: what is only in one of them, else their order,
+// which decides among dynamic templates. Elements of one key, as those are, are
+// told apart by it.
+func diffLists(path string, have, want []any, out *[]string) {
+	key := func(x any) string {
+		if o, ok := x.(object); ok && len(o) == 1 {
+			for k := range o {
+				return k
+			}
+		}
+		return line(x)
+	}
+	named := func(list []any) (map[string]any, []string) {
+		of, order := map[string]any{}, []string{}
+		for _, x := range list {
+			if k := key(x); of[k] == nil {
+				of[k] = x
+				order = append(order, k)
+			}
+		}
+		return of, order
+	}
+	h, hOrder := named(have)
+	w, wOrder := named(want)
+	before := len(*out)
+	for _, k := range hOrder {
+		if w[k] == nil {
+			*out = append(*out, "- "+path+": "+readable(line(h[k]), maxDiff))
+		}
+	}
+	for _, k := range wOrder {
+		switch hv := h[k]; {
+		case hv == nil:
+			*out = append(*out, "+ "+path+": "+readable(line(w[k]), maxDiff))
+		default:
+			diff(path, hv, w[k], out)
+		}
+	}
+	if len(*out) == before && (!slices.Equal(hOrder, wOrder) || len(have) != len(want)) {
+		*out = append(*out, "- "+path+": in another order")
+	}
+}
+
+// maxDiff bounds what a line of a difference shows of a value.
+const maxDiff = 500
+
+// line is a value on one line.
+func line(v any) string {
 	text, _ := json.Marshal(v)
-	return readable(string(text), 200)
+	return string(text)
 }
 
 // plain is v as JSON that came from a server: lists and objects of any, all
