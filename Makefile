@@ -42,7 +42,7 @@ bench: build ## whole processes side by side, as ratios to a floor
 	go build -trimpath -o bin/bench ./internal/bench
 	bin/bench $(BENCHFLAGS)
 
-test-real: ## real senders against the real binary; installs strace where it is missing
+test-real: ## real senders against the real binary, and that against real search engines; installs what is missing
 	@scripts/test-real.sh
 
 torture: OUT = bin/vtsidecar
