@@ -57,13 +57,9 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 	if err != nil {
 		return nil, err
 	}
-	es := &cfg.Elasticsearch
-	out, err := elasticsearch.Open(elasticsearch.Config{
-		Doer: client, Dead: dead,
-		Index: es.Index, AllowedIndices: es.AllowedIndices, FallbackIndex: es.FallbackIndex, Pipeline: es.Pipeline, OpType: es.OpType,
-		BulkMaxBytes: es.BulkMaxBytes, Workers: es.Workers,
-		Log: log, Metrics: m,
-	})
+	es := searchConfig(cfg)
+	es.Doer, es.Dead, es.Log, es.Metrics = client, dead, log, m
+	out, err := elasticsearch.Open(es)
 	if err != nil {
 		return nil, errors.Join(err, client.Close(context.Background()))
 	}
@@ -90,15 +86,29 @@ func openLogstash(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*desti
 	}, nil
 }
 
-// newSearchClient makes a client of Elasticsearch or OpenSearch.
-func newSearchClient(cfg *configs.Config) (*elasticsearch.Client, error) {
+// searchConfig says where events go in Elasticsearch or OpenSearch.
+func searchConfig(cfg *configs.Config) elasticsearch.Config {
+	es := &cfg.Elasticsearch
+	return elasticsearch.Config{
+		Index: es.Index, AllowedIndices: es.AllowedIndices, FallbackIndex: es.FallbackIndex, Pipeline: es.Pipeline, OpType: es.OpType,
+		BulkMaxBytes: es.BulkMaxBytes, Workers: es.Workers,
+	}
+}
+
+// searchClient says how to reach it.
+func searchClient(cfg *configs.Config) elasticsearch.ClientConfig {
 	es := &cfg.Elasticsearch
 	v, _, _ := build()
-	return elasticsearch.NewClient(elasticsearch.ClientConfig{
+	return elasticsearch.ClientConfig{
 		Hosts: es.Hosts, Username: es.Username, Password: es.Password, APIKey: es.APIKey, BearerToken: es.BearerToken,
 		TLS: es.SSL.For, Proxy: es.Proxy.URL, Direct: es.Proxy.Direct,
 		Timeout: es.Timeout, CompressionLevel: es.Compression, UserAgent: "vtsidecar/" + v,
-	})
+	}
+}
+
+// newSearchClient makes a client of Elasticsearch or OpenSearch.
+func newSearchClient(cfg *configs.Config) (*elasticsearch.Client, error) {
+	return elasticsearch.NewClient(searchClient(cfg))
 }
 
 func deadLetterPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "dead-letter") }

@@ -384,6 +384,7 @@ func TestExitStatuses(t *testing.T) {
 		{"setup", 2, []string{"output.elasticsearch.hosts"}},
 		{"export", 2, []string{"export template"}},
 		{"export template nothing", 2, []string{"component"}},
+		{"test output now", 2, []string{"now"}},
 		{"test virustotal", 2, []string{"vt.api_key_file"}},
 		{"test virustotal now --vt.api_key k", 2, []string{"now"}},
 		{"test", 2, []string{"test config"}},

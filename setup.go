@@ -111,14 +111,16 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 	if dry {
 		return nil
 	}
-	for _, name := range sampleNames(cfg) {
+	for _, name := range elasticsearch.SampleNames(searchConfig(cfg)) {
 		shape, err := elasticsearch.Simulate(ctx, client, name, parts)
 		if err != nil {
 			fmt.Fprintf(e.stderr, "vtsidecar: what %s would be made from could not be asked: %v\n", name, err)
 			continue
 		}
-		for _, p := range shapeProblems(name, shape) {
-			fmt.Fprintln(e.stderr, "vtsidecar: "+p)
+		for _, p := range append(shape.Faults(), shape.Hint()) {
+			if p != "" {
+				fmt.Fprintf(e.stderr, "vtsidecar: index %s: %s\n", name, p)
+			}
 		}
 	}
 	return nil
@@ -140,22 +142,6 @@ func printChanges(w io.Writer, changes []elasticsearch.Change, dry bool) {
 			fmt.Fprintln(w, "  "+line)
 		}
 	}
-}
-
-// shapeProblems says what is wrong with how an index would be made.
-func shapeProblems(name string, s *elasticsearch.Shape) []string {
-	by := "no index template applies to it"
-	if s.Template != "" {
-		by = fmt.Sprintf("index template %q (priority %d) applies to it", s.Template, s.Priority)
-	}
-	var all []string
-	for _, p := range s.Problems {
-		all = append(all, fmt.Sprintf("index %s: %s; %s: mend its mapping, or compose it of %q last", name, p, by, elasticsearch.ComponentName))
-	}
-	if s.Missing && len(all) == 0 {
-		all = append(all, fmt.Sprintf("index %s: what is added to events is not mapped and would be guessed; %s: add %q to its composed_of", name, by, elasticsearch.ComponentName))
-	}
-	return all
 }
 
 func exportTemplateCommand(c *cli.Context, e env) error {

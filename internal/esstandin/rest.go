@@ -3,7 +3,6 @@ package esstandin
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -126,7 +125,7 @@ func (s *Server) failure(w http.ResponseWriter, status int, errType, reason stri
 // rest answers all but bulks.
 func (s *Server) rest(w http.ResponseWriter, r *http.Request, segments []string) {
 	var body any
-	raw, err := io.ReadAll(io.LimitReader(r.Body, 8<<20))
+	raw, _, err := readBody(r, 8<<20)
 	if err == nil && len(raw) > 0 {
 		err = json.Unmarshal(raw, &body)
 	}
@@ -162,6 +161,8 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request, segments []string)
 		status, out = s.privileges(body)
 	case first == "_data_stream" && name != "":
 		status, out = s.stream(method, name)
+	case first == "_resolve" && len(segments) == 3 && segments[1] == "index":
+		status, out = s.resolve(name)
 	case first == "_alias" && name != "":
 		status, out = http.StatusNotFound, fail(http.StatusNotFound, "aliases_not_found_exception", "alias ["+name+"] missing")
 		if target, ok := s.aliases[name]; ok {
@@ -474,6 +475,40 @@ func (s *Server) stream(method, name string) (int, any) {
 	}}}
 }
 
+// resolve says what stands behind names and patterns. With mu.
+func (s *Server) resolve(target string) (int, any) {
+	indices, aliases, streams := []any{}, []any{}, []any{}
+	hit := func(name string) bool {
+		return slices.ContainsFunc(strings.Split(target, ","), func(p string) bool {
+			ok, _ := path.Match(p, name)
+			return ok
+		})
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.indices)) {
+		if hit(n) {
+			state := "open"
+			if s.indices[n].closed {
+				state = "closed"
+			}
+			indices = append(indices, map[string]any{"name": n, "attributes": []any{state}})
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.aliases)) {
+		if hit(n) {
+			aliases = append(aliases, map[string]any{"name": n, "indices": []any{s.aliases[n]}})
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.streams)) {
+		if hit(n) {
+			streams = append(streams, map[string]any{"name": n, "backing_indices": s.streams[n], "timestamp_field": "@timestamp"})
+		}
+	}
+	if len(indices)+len(aliases)+len(streams) == 0 && !s.cfg.OpenSearch && !strings.ContainsAny(target, "*,") {
+		return http.StatusNotFound, fail(http.StatusNotFound, "index_not_found_exception", "no such index ["+target+"]")
+	}
+	return http.StatusOK, map[string]any{"indices": indices, "aliases": aliases, "data_streams": streams}
+}
+
 // index answers what begins with the name of an index. With mu.
 func (s *Server) index(method string, segments []string, body any) (int, any) {
 	name, what, rest := segments[0], "", ""
@@ -563,6 +598,11 @@ func (s *Server) index(method string, segments []string, body any) (int, any) {
 
 // matching are the concrete indices behind a name, or a pattern of names. With mu.
 func (s *Server) matching(name string) []string {
+	if first, rest, several := strings.Cut(name, ","); several {
+		out := slices.Concat(s.matching(first), s.matching(rest))
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
 	if !strings.Contains(name, "*") {
 		return s.concrete(name)
 	}

@@ -153,8 +153,21 @@ func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Sha
 	s := &Shape{}
 	template, _ := answer["template"].(object)
 	mappings, _ := template["mappings"].(object)
-	props, _ := mappings["properties"].(object)
+	var mapped bool
+	s.Problems, mapped = conflicts(mappings, parts)
+	s.Missing = !mapped
+	if settings, ok := template["settings"].(object); ok {
+		index, _ := settings["index"].(object)
+		s.Pipeline, _ = index["default_pipeline"].(string)
+	}
+	return s, s.whose(ctx, doer, name)
+}
+
+// conflicts are fields that a mapping has and that do not go together with what
+// is added to events, in words; mapped tells whether it knows what is added.
+func conflicts(mappings object, parts []string) (problems []string, mapped bool) {
 	want := wanted(parts)
+	props, _ := mappings["properties"].(object)
 	seen := map[string]bool{}
 	leaves("", props, func(path string, field object) {
 		t, asked := want[path]
@@ -162,7 +175,7 @@ func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Sha
 			// Something of our own below it makes this a problem too.
 			for p := range want {
 				if strings.HasPrefix(p, path+".") && field["type"] != "nested" {
-					s.Problems = append(s.Problems, fmt.Sprintf("%s is mapped as %v, but %s is below it", path, field["type"], p))
+					problems = append(problems, fmt.Sprintf("%s is mapped as %v, but fields of the program are below it", path, field["type"]))
 					return
 				}
 			}
@@ -170,17 +183,70 @@ func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Sha
 		}
 		seen[path] = true
 		if have, _ := field["type"].(string); !fits(have, t) {
-			s.Problems = append(s.Problems, fmt.Sprintf("%s is mapped as %s instead of %s", path, have, t))
+			problems = append(problems, fmt.Sprintf("%s is mapped as %s instead of %s", path, have, t))
 		}
 	})
-	slices.Sort(s.Problems)
-	s.Problems = slices.Compact(s.Problems)
-	s.Missing = !seen["arcanna.ioc.event_id"]
-	if settings, ok := template["settings"].(object); ok {
-		index, _ := settings["index"].(object)
-		s.Pipeline, _ = index["default_pipeline"].(string)
+	mapped = seen["arcanna.ioc.event_id"]
+	if at := strict(mappings, "arcanna", "ioc"); at != "" && !mapped {
+		problems = append(problems, at+" is dynamic: strict, which refuses every event with fields that are not mapped")
 	}
-	return s, s.whose(ctx, doer, name)
+	slices.Sort(problems)
+	return problems, mapped
+}
+
+// strict names the innermost of the objects on the way to a field that decides
+// about fields that are not mapped, where that refuses them; empty: it does not.
+func strict(mappings object, path ...string) (at string) {
+	at, decided := "", any(nil)
+	name := "the mapping"
+	for i := 0; ; i++ {
+		if d, ok := mappings["dynamic"]; ok {
+			at, decided = name, d
+		}
+		if i == len(path) {
+			break
+		}
+		props, _ := mappings["properties"].(object)
+		below, ok := props[path[i]].(object)
+		if !ok {
+			break
+		}
+		mappings, name = below, strings.Join(path[:i+1], ".")
+	}
+	if decided != "strict" {
+		return ""
+	}
+	return at
+}
+
+func (s *Shape) by() string {
+	if s.Template == "" {
+		return "no index template applies to it"
+	}
+	return fmt.Sprintf("index template %q (priority %d) applies to it", s.Template, s.Priority)
+}
+
+// Faults are the problems with who makes them, and the mend.
+func (s *Shape) Faults() (all []string) {
+	for _, p := range s.Problems {
+		all = append(all, fmt.Sprintf("%s; %s: mend its mapping, or compose it of %q last", p, s.by(), ComponentName))
+	}
+	return all
+}
+
+// Hint says that what is added would be mapped by guess; empty: it would not.
+func (s *Shape) Hint() string {
+	if !s.Missing || len(s.Problems) > 0 {
+		return ""
+	}
+	if s.Template == TemplateName {
+		return s.by() + ", but does not map what is added: run vtsidecar setup"
+	}
+	mend := "add %q to its composed_of"
+	if s.Template == "" {
+		mend = "make one with %q in its composed_of"
+	}
+	return fmt.Sprintf("what is added to events would be mapped by guess; %s: "+mend, s.by(), ComponentName)
 }
 
 // whose finds the template that applies to a name: the one of the highest
