@@ -44,7 +44,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // notYet are the commands that users may know from the documentation and that
 // this version does not have. They are refused by name.
-var notYet = []string{"lookup", "enrich", "backfill", "cache", "dlq"}
+var notYet = []string{"lookup", "enrich", "backfill", "cache"}
 
 // appHelp and serveHelp are templates of urfave/cli. The program's help fits on
 // a screen; that of serve is the reference.
@@ -133,6 +133,7 @@ func newApp(e *env) *cli.App {
 				Action:             with(serveCommand),
 			},
 			sendCommand(e, usage),
+			dlqCommand(e, usage),
 			{
 				Name: "test", Usage: "test config: the settings and what is in force; test output: where events go; test virustotal: the key, its quota and its terms", Flags: configs.HiddenFlags(), OnUsageError: usage,
 				Subcommands: []*cli.Command{

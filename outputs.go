@@ -8,6 +8,7 @@ import (
 
 	"vtsidecar/configs"
 	"vtsidecar/enrich"
+	"vtsidecar/internal/event"
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output"
 	"vtsidecar/output/elasticsearch"
@@ -19,6 +20,11 @@ type destination struct {
 	store
 	ready func() error
 	close func(context.Context) error
+	// replay stores letters that it refused once, see elasticsearch.Output.Replay;
+	// nil: it refuses nothing.
+	replay func(ctx context.Context, letters []event.DeadLetter) ([]*event.DeadLetter, error)
+	// storeOr is Store with another dead letter; nil: Store needs none.
+	storeOr func(ctx context.Context, lines *event.Lines, dead elasticsearch.Graveyard) error
 	// prepare tells the enrichment what the output wants to know of each line.
 	prepare func(*enrich.Config)
 }
@@ -64,7 +70,7 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 		return nil, errors.Join(err, client.Close(context.Background()))
 	}
 	return &destination{
-		store: out, ready: out.Ready,
+		store: out, ready: out.Ready, replay: out.Replay, storeOr: out.StoreOr,
 		close: func(ctx context.Context) error { return errors.Join(out.Close(ctx), client.Close(ctx)) },
 		prepare: func(c *enrich.Config) {
 			c.Routing, c.Routes = true, out.Routes()

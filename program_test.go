@@ -380,7 +380,7 @@ func TestExitStatuses(t *testing.T) {
 		{"-x", 2, []string{"-x", "--help"}},
 		{"frobnicate", 2, []string{"frobnicate"}},
 		{"lookup 1.2.3.4", 2, []string{`"lookup" is not in this version`}},
-		{"dlq list", 2, []string{"not in this version"}},
+		{"cache", 2, []string{"not in this version"}},
 		{"setup", 2, []string{"output.elasticsearch.hosts"}},
 		{"export", 2, []string{"export template"}},
 		{"export template nothing", 2, []string{"component"}},

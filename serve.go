@@ -61,11 +61,13 @@ func serveCommand(c *cli.Context, e env) error {
 //  1. readiness false, no new connection, no new window;
 //  2. windows in flight finish under one drain deadline and get their acks,
 //     connections close;
-//  3. look-ups, then the snapshot of what they learned, then the quota that
+//  3. commands on the control socket: a replay under way ends, and what it has
+//     stored is out of the dead letter; it needs all of the parts below;
+//  4. look-ups, then the snapshot of what they learned, then the quota that
 //     they spent;
-//  4. the output, then the dead letter that it buries in: nobody stores any more;
-//  5. the admin server, which reported on all that;
-//  6. the lock on path.data.
+//  5. the output, then the dead letter that it buries in: nobody stores any more;
+//  6. the admin server, which reported on all that;
+//  7. the lock on path.data.
 //
 // Each step is a deferred function of the step that opened its part, so what
 // was opened last is closed first. Every error is joined to the result.
@@ -142,6 +144,9 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		return err
 	}
 	defer atExit("close the enrichment", withTimeout(closeEnricher))
+
+	closeControl := openControl(cfg, dead, &resender{out: out, enricher: func() (*enrich.Enricher, error) { return enricher, nil }}, log)
+	defer atExit("close the control socket", withTimeout(closeControl))
 
 	var overTLS *tls.Config
 	if cfg.Input.TLS != nil {

@@ -114,7 +114,8 @@ type Tally struct {
 	Obstacles map[string]int `json:"obstacles"` // why, and how many
 }
 
-func (t *Tally) keep(obstacle string) {
+// Keep counts a letter that stays, and why.
+func (t *Tally) Keep(obstacle string) {
 	t.Kept++
 	if t.Obstacles == nil {
 		t.Obstacles = map[string]int{}
@@ -157,7 +158,7 @@ func (d *DeadLetter) Replay(ctx context.Context, e Edit, to Sender) (Tally, erro
 		for i, p := range batch {
 			switch o := &outcomes[i]; {
 			case o.Obstacle != "":
-				t.keep(o.Obstacle)
+				t.Keep(o.Obstacle)
 			case o.Refused != nil:
 				p.line, err = d.renew(&p.Letter, o.Refused)
 				if err != nil {
@@ -178,7 +179,7 @@ func (d *DeadLetter) Replay(ctx context.Context, e Edit, to Sender) (Tally, erro
 		}
 		t.Matched++
 		if obstacle := l.Obstacle(); obstacle != "" {
-			t.keep(obstacle)
+			t.Keep(obstacle)
 			return false
 		}
 		return true

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/event"
+	"vtsidecar/output"
+)
+
+func searchStandIn(t *testing.T) (*esstandin.Server, string) {
+	t.Helper()
+	es := esstandin.New(esstandin.Config{})
+	h := httptest.NewServer(es)
+	t.Cleanup(func() {
+		es.Close()
+		h.Close()
+		assert.Empty(t, es.Complaints())
+	})
+	return es, h.URL
+}
+
+// dlq runs a command to its end.
+func dlq(t *testing.T, stdin string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	p := start(t, nil, stdin, append([]string{"dlq"}, args...)...)
+	return p.wait(t), p.stdout.String(), p.stderr.String()
+}
+
+func tallyOf(t *testing.T, stdout string) (tally output.Tally) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(stdout), &tally), stdout)
+	return tally
+}
+
+// TestReplayAfterAMend: a conflict of the mapping is dead-lettered, the mapping
+// is mended, and the letters are stored, by the server that runs or without one.
+func TestReplayAfterAMend(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		t.Run(fmt.Sprint("server runs: ", running), func(t *testing.T) {
+			_, vt := standIn(t)
+			es, url := searchStandIn(t)
+			es.SetRules(esstandin.Rule{Match: `"conflict"`, Status: 400})
+			data := t.TempDir()
+			settings := []string{"--path.data", data, "--output.elasticsearch.hosts", url}
+			p := startServer(t, data, vt, settings[2:]...)
+			meta := `"@metadata":{"beat":"filebeat","version":"9.0.0","_id":"id%d"}`
+			var events []string
+			for n := range 6 {
+				word := "fine"
+				if n%2 == 1 {
+					word = "conflict"
+				}
+				events = append(events, fmt.Sprintf(`{"n":%d,"word":"%s",`+meta+`}`, n, word, n))
+			}
+			window(t, p.address(t), append(events, "no event")...)
+			assert.Len(t, es.Docs("filebeat-9.0.0"), 3)
+			if !running {
+				p.stop()
+				require.Zero(t, p.wait(t), p.stderr.String())
+			}
+
+			status, stdout, stderr := dlq(t, "", append([]string{"list"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Regexp(t, `refused +400 +elasticsearch +filebeat-9\.0\.0 +3 `, stdout)
+			assert.Regexp(t, `malformed +0 +elasticsearch +- +1 `, stdout)
+			status, stdout, stderr = dlq(t, "", append([]string{"list", "--json", "--status", "400", "--since", "1h"}, settings...)...)
+			require.Zero(t, status, stderr)
+			var row letterRow
+			require.NoError(t, json.Unmarshal([]byte(stdout[:strings.Index(stdout, "\n")]), &row))
+			assert.Equal(t, event.Target{ID: "id1", Index: "filebeat-9.0.0", Op: "create"}, *row.Target)
+			status, stdout, stderr = dlq(t, "", append(append([]string{"show"}, settings...), row.ID[:8])...)
+			require.Zero(t, status, stderr)
+			var shown map[string]any
+			require.NoError(t, json.Unmarshal([]byte(stdout), &shown))
+			assert.Equal(t, "conflict", at(shown, "event.word"))
+			assert.Equal(t, "none", at(shown, "event.arcanna.ioc.global.status"), "it is stored as it was to be")
+			assert.Contains(t, shown["detail"], "document_parsing_exception")
+
+			// Before the mend they are refused again, and stay, once.
+			status, stdout, stderr = dlq(t, "", append([]string{"replay", "--json"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Equal(t, output.Tally{Matched: 4, Refused: 3, Kept: 1, Obstacles: map[string]int{"it is no JSON object": 1}}, tallyOf(t, stdout))
+
+			es.SetRules()
+			status, stdout, stderr = dlq(t, "", append([]string{"replay", "--json", "--dry-run", "--index", "filebeat-*"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Equal(t, output.Tally{Matched: 3}, tallyOf(t, stdout))
+			assert.Len(t, es.Docs("filebeat-9.0.0"), 3, "nothing was done")
+			status, stdout, stderr = dlq(t, "", append([]string{"replay"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Contains(t, stdout, "4 letters were chosen: 3 are stored and out of the dead letter, 0 were refused again and stay, 1 cannot be replayed.\n  1: it is no JSON object\n")
+			docs := es.Docs("filebeat-9.0.0")
+			require.Len(t, docs, 6)
+			for _, d := range docs {
+				assert.EqualValues(t, 1, d.Version, d.ID)
+			}
+
+			// A letter from before that was stored meanwhile (the answer got lost) goes as well.
+			status, _, stderr = dlq(t, "", append([]string{"purge"}, settings...)...)
+			assert.Equal(t, exitUsage, status)
+			assert.Contains(t, stderr, "--yes")
+			status, stdout, stderr = dlq(t, "", append([]string{"purge", "--yes"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Equal(t, "1 letters were removed.\n", stdout)
+			status, _, stderr = dlq(t, "", append([]string{"list"}, settings...)...)
+			require.Zero(t, status, stderr)
+			assert.Contains(t, stderr, "There are no dead letters")
+			if running {
+				info, err := os.Lstat(filepath.Join(data, "control.sock"))
+				require.NoError(t, err)
+				assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+				p.stop()
+				require.Zero(t, p.wait(t), p.stderr.String())
+				assert.NoFileExists(t, filepath.Join(data, "control.sock"))
+			}
+		})
+	}
+}
+
+// TestReplayThroughThePipeline: an event over which the program failed goes the
+// whole way again, under one identity however often; others say why they cannot.
+func TestReplayThroughThePipeline(t *testing.T) {
+	_, vt := standIn(t)
+	letters := []event.DeadLetter{
+		{Reason: "internal_error", Event: []byte(`{"n":1,"source":{"ip":"203.0.113.7"}}`), Length: 37},
+		{Reason: "refused", Event: []byte(`{"n":2}`), Length: 7, Status: 400, Target: &event.Target{ID: "x", Index: "y", Op: "create"}},
+		{Reason: "internal_error", Event: []byte(`{"n":3`), Length: 300},
+	}
+	fill := func(data string) {
+		d, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: filepath.Join(data, "dead-letter"), Output: "elasticsearch"})
+		require.NoError(t, err)
+		require.NoError(t, d.Store(context.Background(), letters))
+		require.NoError(t, d.Close(context.Background()))
+	}
+	data := t.TempDir()
+	fill(data)
+	kept, err := os.ReadFile(filepath.Join(data, "dead-letter", "dead-letter.ndjson"))
+	require.NoError(t, err)
+	replay := func() {
+		status, stdout, stderr := dlq(t, "", "replay", "--json", "--path.data", data, "--vt.url", vt, "--vt.api_key", "right-key", "--vt.limit.minute", "0", "--vt.wait", "20s")
+		require.Zero(t, status, stderr)
+		assert.Equal(t, output.Tally{Matched: 3, Stored: 1, Kept: 2, Obstacles: map[string]int{
+			"it was refused by elasticsearch, which is not the output now": 1, "it does not have its event whole": 1,
+		}}, tallyOf(t, stdout))
+	}
+	replay()
+	events := stored(t, filepath.Join(data, "events.ndjson"))
+	require.Len(t, events, 1)
+	assert.Equal(t, true, at(events["1"], "arcanna.ioc.is_malicious"))
+
+	// The same letter once more, as after a kill before it was taken out.
+	require.NoError(t, os.RemoveAll(filepath.Join(data, "dead-letter")))
+	require.NoError(t, os.Mkdir(filepath.Join(data, "dead-letter"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(data, "dead-letter", "dead-letter.ndjson"), kept, 0o600))
+	replay()
+	b, err := os.ReadFile(filepath.Join(data, "events.ndjson"))
+	require.NoError(t, err)
+	var ids []any
+	for line := range bytes.Lines(b) {
+		var e map[string]any
+		require.NoError(t, json.Unmarshal(line, &e))
+		ids = append(ids, at(e, "arcanna.ioc.event_id"))
+	}
+	require.Len(t, ids, 2)
+	assert.Equal(t, ids[0], ids[1])
+}
+
+func TestDeadLetterCommandsRefuseNonsense(t *testing.T) {
+	data := t.TempDir()
+	for _, c := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{}, exitUsage, "dlq what?"},
+		{[]string{"lst"}, exitUsage, "unknown command"},
+		{[]string{"show"}, exitUsage, "show which letter?"},
+		{[]string{"show", "--path.data", data, "xyz1"}, exitUsage, "no ID"},
+		{[]string{"show", "--path.data", data, "abcd"}, exitFail, "no letter has the ID abcd"},
+		{[]string{"list", "--since", "yesterday", "--path.data", data}, exitUsage, "--since"},
+		{[]string{"replay", "--path.data", data, "ab"}, exitUsage, "no ID"},
+		{[]string{"replay", "--path.data", data}, exitDone, ""},
+		{[]string{"purge", "--yes", "--path.data", data}, exitDone, ""},
+		{[]string{"list", "--path.data", data}, exitDone, "There are no dead letters"},
+	} {
+		status, _, stderr := dlq(t, "", c.args...)
+		assert.Equal(t, c.status, status, "%v: %s", c.args, stderr)
+		assert.Contains(t, stderr, c.says, c.args)
+	}
+}
+
+// What a stranger wrote does not reach a terminal as it is.
+func TestLettersAreFitForATerminal(t *testing.T) {
+	for in, want := range map[string]string{"": "-", "logs-a": "logs-a", "a\x1b[2Jb": `"a\x1b[2Jb"`, "a b": `"a b"`, "\u202e": `"\u202e"`} {
+		assert.Equal(t, want, printable(in))
+	}
+}
