@@ -19,7 +19,7 @@ import (
 	"vtsidecar/output"
 )
 
-func searchStandIn(t *testing.T) (*esstandin.Server, string) {
+func clusterStandIn(t *testing.T) (*esstandin.Server, string) {
 	t.Helper()
 	es := esstandin.New(esstandin.Config{})
 	h := httptest.NewServer(es)
@@ -50,7 +50,7 @@ func TestReplayAfterAMend(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		t.Run(fmt.Sprint("server runs: ", running), func(t *testing.T) {
 			_, vt := standIn(t)
-			es, url := searchStandIn(t)
+			es, url := clusterStandIn(t)
 			es.SetRules(esstandin.Rule{Match: `"conflict"`, Status: 400})
 			data := t.TempDir()
 			settings := []string{"--path.data", data, "--output.elasticsearch.hosts", url}
