@@ -134,8 +134,8 @@ func Serve(l net.Listener, h http.Handler) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{stop: stop, done: make(chan error, 1), http: &http.Server{
 		Handler:           h,
+		// No ReadTimeout: it would end, as if the command had gone, what takes longer.
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second, // answers take as long as they need
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}}
