@@ -22,6 +22,8 @@ var fuzzFields = []Field{
 	{Path: "arcanna.note"}, {Path: "arcanna.ioc.x"}, {Path: "@metadata.x"}, {Path: "arcanna.ioc", Hashes: true},
 }
 
+var fuzzRoutes = []string{"a.b", "@timestamp", "a", "log.offset", "n", "p.h.sha256", "arcanna.note"}
+
 var fuzzSeeds = []string{
 	// reference/lumberjack.md: what cannot be an event.
 	`1`, `"x"`, `true`, `null`, `[]`, `[{"a":1}]`, "\xef\xbb\xbf{}", ``, ` `, "{\"a\":\"\xff\"}", `{"a":1}{"b":2}`, `{"a":1} x`,
@@ -48,6 +50,9 @@ var fuzzSeeds = []string{
 	`{"h":{"md5":"1","sha256":"2","n":3,"o":{"q":"r"},"l":["s"]},"h.md5":"4","h.sha1":"5","p.h.md5":"6","p":{"h.sha256":"7","h":{"sha256":"8"}},"h":"9","h":["10",{"x":"11"}]}`,
 	`{"p.h.sha256":{"x":"1"},"p":[{"h.md5":"1","h.sha1":"2"},{"h.md5":"3"}]}`, `{"p":{"h.\ud800":"1","h":{"\u006dd5\ud800":"\ud800"}}}`,
 	`{"":{"":1},".":2,"a..b":3,"a.":4,".a":5}`,
+	// Where it goes.
+	`{"a":{"b":"x"},"@timestamp":5,"n":true,"log":{"offset":null}}`, `{"a":"\u0078","a.b":"","n":[1],"log.offset":1e5,"log":{"offset":{}}}`, `{"n":1,"n":false,"a":[{"b":"x"}],"p":{"h.sha256":"s"}}`,
+	`{"@metadata.x":1,"@metadata":{"n":1}}`, `{"@metadata":{"n":1} , "@metadata.x":1}`,
 	// Identity.
 	`{"log":{"file":{"path":"/x"},"offset":0},"@timestamp":"t","agent":{"ephemeral_id":"e"},"event":{"created":"c","ingested":"i"}}`,
 	`{"log.offset":5,"log.file.path":"x","@timestamp":["t"]}`,
@@ -66,7 +71,7 @@ func FuzzScan(f *testing.F) {
 	for _, s := range fuzzSeeds {
 		f.Add([]byte(s))
 	}
-	s, err := New(Config{Fields: fuzzFields, MaxValues: 1 << 20})
+	s, err := New(Config{Fields: fuzzFields, Routes: fuzzRoutes, MaxValues: 1 << 20})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		raw := string(in)
@@ -107,6 +112,16 @@ func FuzzScan(f *testing.F) {
 
 		for _, path := range []string{"a", "a.b", "a.b.c", "arcanna.ioc", "related.ip", "threat.enrichments"} {
 			requireSite(t, want, raw, path, r.Find(in, path))
+		}
+
+		require.Equal(t, refRoutes(want, fuzzRoutes), r.Routes)
+		meta := r.Metadata(in)
+		if value := refMetadata(want); value == nil {
+			require.Zero(t, meta)
+		} else {
+			var b bytes.Buffer
+			value.write(&b)
+			require.Equal(t, b.String(), squeeze(in[meta.From:meta.To]))
 		}
 
 		require.Equal(t, regroup(refValues(want, fuzzFields)), regroup(r.Values))

@@ -461,6 +461,57 @@ func (c *refCollector) str(n *refNode, path []refStep) {
 	}
 }
 
+// refRoutes finds the one value at each path: nil where there is none, or more.
+func refRoutes(n *refNode, paths []string) [][]byte {
+	out, leaves := make([][]byte, len(paths)), make([]int, len(paths))
+	var walk func(n *refNode, path []refStep)
+	walk = func(n *refNode, path []refStep) {
+		for _, m := range n.members {
+			if p := extendSteps(path, exact(m.units)); !isMetadata(p) && !isVerdict(p) {
+				walk(m.value, p)
+			}
+		}
+		for i, e := range n.elements {
+			walk(e, append(slices.Clone(path), refStep{"", i}))
+		}
+		if n.kind == '{' || n.kind == '[' || n.spelling == "null" {
+			return
+		}
+		names, arrays := dotted(path)
+		i := slices.Index(paths, strings.Join(names, "."))
+		if i < 0 || !slices.Equal(strings.Split(paths[i], "."), names) {
+			return
+		}
+		switch leaves[i]++; {
+		case arrays:
+			leaves[i]++ // one of many
+			fallthrough
+		case leaves[i] > 1:
+			out[i] = nil
+		case n.kind == '"':
+			out[i] = append([]byte{}, text(n.units)...)
+		default:
+			out[i] = []byte(n.spelling)
+		}
+	}
+	walk(n, nil)
+	return out
+}
+
+// refMetadata is the value of the last @metadata; nil: there is none, or dotted
+// keys spell something below it.
+func refMetadata(n *refNode) (value *refNode) {
+	for _, m := range n.members {
+		if p := extendSteps(nil, exact(m.units)); isMetadata(p) {
+			value = nil
+			if len(p) == 1 {
+				value = m.value
+			}
+		}
+	}
+	return value
+}
+
 // squeeze takes the white space between tokens out of valid JSON.
 func squeeze(line []byte) string {
 	var b strings.Builder
