@@ -39,6 +39,7 @@ fuzz: ## every fuzz target for FUZZTIME each (default 1m)
 bench: OUT = bin/vtsidecar
 bench: build ## whole processes side by side, as ratios to a floor
 	CGO_ENABLED=0 go build -trimpath -o bin/vtstandin ./internal/vtstandin/cmd/vtstandin
+	CGO_ENABLED=0 go build -trimpath -o bin/esstandin ./internal/esstandin/cmd/esstandin
 	go build -trimpath -o bin/bench ./internal/bench
 	bin/bench $(BENCHFLAGS)
 

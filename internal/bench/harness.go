@@ -26,6 +26,8 @@ const warmup = 24
 type harness struct {
 	rounds, windows  int
 	sidecar, standIn string
+	searchStandIn    string
+	mode             string         // "", "outage" or "slow"
 	beside           string         // another build of the program; "": none
 	only             *regexp.Regexp // names of the subjects that are measured, beside the floor; nil: all
 	subjects         []subject
@@ -34,6 +36,7 @@ type harness struct {
 	load    []window
 	json    int    // mean bytes of an event's JSON
 	vt      string // the stand-in's URL
+	search  *searchNode
 	primed  string // path.data of the program with every known value in its cache, and no quota left
 	looked  int    // values that priming looked up
 	results map[string][]measurement
@@ -46,6 +49,7 @@ type subject struct {
 	share   int     // it gets one in share of the windows, since it is slow
 	command func(h *harness, dir string) (*exec.Cmd, error)
 	output  string // glob of what it writes, in its folder
+	search  bool   // it writes to the stand-in Elasticsearch
 }
 
 const (
@@ -58,6 +62,8 @@ var subjects = []subject{
 	{name: "go-lumber v0.2.0, raw bytes, discarded", share: 1, command: self("go-lumber")},
 	{name: "wire to window: vtsidecar's server, nobody behind it", target: 1.2, share: 1, command: self("wire")},
 	{name: wholePath, target: 2.5, share: 1, command: program, output: "out/events*.ndjson"},
+	{name: "whole path: vtsidecar to Elasticsearch, uncompressed", target: 3, share: 1, command: toSearch("0"), search: true},
+	{name: "whole path: vtsidecar to Elasticsearch, gzip at level 1", share: 2, command: toSearch("1"), search: true},
 	{name: "for comparison: the floor, writing as much with fsync", share: 1, command: self("floor-file", "floor.out")},
 	{name: aPeer, share: 4, command: self("peer", "peer.ndjson"), output: "peer.ndjson"},
 }
@@ -90,11 +96,31 @@ func self(mode string, files ...string) func(*harness, string) (*exec.Cmd, error
 // program is the real binary with its cache filled and its quota used up: what
 // is not cached is marked so and asked of nobody.
 func program(h *harness, dir string) (*exec.Cmd, error) {
-	// The snapshot comes from an earlier stop; each run starts from a copy.
-	if err := os.CopyFS(filepath.Join(dir, "data"), os.DirFS(h.primed)); err != nil {
+	if err := h.copyPrimed(dir); err != nil {
 		return nil, err
 	}
-	return h.program(dir), nil
+	return h.program(dir, toFile(dir)...), nil
+}
+
+// copyPrimed gives a run its own copy of the snapshot, which comes from an
+// earlier stop.
+func (h *harness) copyPrimed(dir string) error {
+	return os.CopyFS(filepath.Join(dir, "data"), os.DirFS(h.primed))
+}
+
+func toFile(dir string) []string {
+	return []string{"--output.file.path", filepath.Join(dir, "out", "events.ndjson"),
+		"--output.file.compress=false"} // no peer does that; output/bench_test.go says what it costs
+}
+
+// toSearch is the program with the stand-in Elasticsearch for its output.
+func toSearch(level string) func(*harness, string) (*exec.Cmd, error) {
+	return func(h *harness, dir string) (*exec.Cmd, error) {
+		if err := h.copyPrimed(dir); err != nil {
+			return nil, err
+		}
+		return h.program(dir, h.search.flags("--output.elasticsearch.compression_level", level)...), nil
+	}
 }
 
 // other is another build of the program, over the same cache.
@@ -106,14 +132,12 @@ func other(path string) func(*harness, string) (*exec.Cmd, error) {
 	}
 }
 
-func (h *harness) program(dir string) *exec.Cmd {
-	return exec.Command(h.sidecar, "--input.address", "127.0.0.1:0", "--path.data", filepath.Join(dir, "data"),
-		"--output.file.path", filepath.Join(dir, "out", "events.ndjson"),
-		"--output.file.compress=false", // no peer does that; output/bench_test.go says what it costs
+func (h *harness) program(dir string, output ...string) *exec.Cmd {
+	return exec.Command(h.sidecar, append(output, "--input.address", "127.0.0.1:0", "--path.data", filepath.Join(dir, "data"),
 		"--fields", "source.ip,destination.ip,dns.question.name:domain,url.full:url,file.hash:hash,process.hash:hash",
 		"--vt.url", h.vt, "--vt.api_key", strings.Repeat("0", 64), "--vt.wait", "2m",
 		"--vt.limit.minute", "0", "--vt.limit.day", strconv.Itoa(h.looked), "--vt.limit.month", "0",
-		"--cache.max_entries", "50000", "--admin.address", "127.0.0.1:0")
+		"--cache.max_entries", "50000", "--admin.address", "127.0.0.1:0")...)
 }
 
 // measurement is one process in one round.
@@ -150,6 +174,13 @@ func (h *harness) run(ctx context.Context) error {
 		return fmt.Errorf("fill the cache: %w", err)
 	}
 	defer stop()
+	if h.mode != "" {
+		return h.special(ctx)
+	}
+	if h.search, err = h.startSearch(ctx, ""); err != nil {
+		return err
+	}
+	defer h.search.stop()
 
 	h.results = make(map[string][]measurement)
 	for round := range h.rounds {
@@ -183,7 +214,7 @@ func (h *harness) prime(ctx context.Context) (stop func(), err error) {
 	h.vt = "http://" + standIn.address
 	h.looked = perPool * pools
 	dir := filepath.Join(h.dir, "prime")
-	p, err := launch(ctx, h.program(dir))
+	p, err := launch(ctx, h.program(dir, toFile(dir)...))
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +240,11 @@ func (h *harness) measure(ctx context.Context, s *subject) (m measurement, err e
 	// What others have written, and the removal of it, is the disk's business
 	// before the clock starts; else this one's fsyncs would pay for it.
 	syscall.Sync()
+	if s.search {
+		if err := h.search.reset(); err != nil {
+			return m, err
+		}
+	}
 	p, err := launch(ctx, command)
 	if err != nil {
 		return m, err
@@ -239,6 +275,10 @@ func (h *harness) measure(ctx context.Context, s *subject) (m measurement, err e
 	m.cpu = (after.user + after.system - before.user - before.system).Seconds() / events * 1e6
 	m.sys = (after.system - before.system).Seconds() / events * 1e6
 	m.rate = events / elapsed.Seconds()
+	if s.search {
+		m.out, err = h.search.seen((warmup + total) * windowSize)
+		return m, err
+	}
 	if s.output == "" {
 		return m, nil
 	}

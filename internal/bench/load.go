@@ -192,6 +192,10 @@ func known() []window {
 // send sends total windows over the connections, windows in turn, and returns
 // when the last is acknowledged.
 func send(address string, windows []window, total int) error {
+	return sendOver(connections, address, windows, total)
+}
+
+func sendOver(connections int, address string, windows []window, total int) error {
 	var g errgroup.Group
 	for c := range min(connections, total) {
 		g.Go(func() error {
@@ -200,7 +204,7 @@ func send(address string, windows []window, total int) error {
 				return err
 			}
 			defer conn.Close()
-			return talk(conn, windows, c, total)
+			return talk(conn, windows, c, connections, total)
 		})
 	}
 	return g.Wait()
@@ -208,7 +212,7 @@ func send(address string, windows []window, total int) error {
 
 // talk sends every window whose number is first and then each one that is
 // connections further on, two at a time in flight.
-func talk(conn net.Conn, windows []window, first, total int) error {
+func talk(conn net.Conn, windows []window, first, connections, total int) error {
 	var g errgroup.Group
 	slots := make(chan int, inFlight) // the sizes of the windows in flight, which are their acks
 	g.Go(func() error {

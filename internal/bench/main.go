@@ -49,6 +49,8 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&h.windows, "windows", 300, "`N` windows of 2048 events to each server and round")
 	fs.StringVar(&h.sidecar, "vtsidecar", "bin/vtsidecar", "the program's binary")
 	fs.StringVar(&h.standIn, "vtstandin", "bin/vtstandin", "the stand-in VirusTotal's binary")
+	fs.StringVar(&h.searchStandIn, "esstandin", "bin/esstandin", "the stand-in Elasticsearch's binary")
+	fs.StringVar(&h.mode, "mode", "", "instead of that: `outage`, 1,000 clients while Elasticsearch is away for two minutes; slow, one that takes 500 ms a bulk")
 	fs.StringVar(&h.beside, "beside", "", "another `BINARY` of the program, measured beside it")
 	only := fs.String("only", "", "`REGEXP` of what is measured besides the floor; default: everything")
 	fs.StringVar(&h.dir, "dir", "", "`FOLDER` for what is written, on the disk to measure; default: a temporary one")
