@@ -133,7 +133,7 @@ type Server struct {
 func Serve(l net.Listener, h http.Handler) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{stop: stop, done: make(chan error, 1), http: &http.Server{
-		Handler:           h,
+		Handler: h,
 		// No ReadTimeout: it would end, as if the command had gone, what takes longer.
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    16 << 10,
