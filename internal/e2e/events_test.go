@@ -62,6 +62,12 @@ func indicators(n int) map[string]wanted {
 // appendLines writes the lines from number n on to a log.
 func appendLines(t *testing.T, path string, n, count int) {
 	t.Helper()
+	writeLines(t, path, n, count, line)
+}
+
+// writeLines is appendLines with other lines.
+func writeLines(t *testing.T, path string, n, count int, line func(int) string) {
+	t.Helper()
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	require.NoError(t, err)
 	w := bufio.NewWriter(f)

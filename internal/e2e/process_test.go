@@ -153,15 +153,19 @@ type sidecar struct {
 func startSidecar(t *testing.T, vt string, via []string, args ...string) *sidecar {
 	t.Helper()
 	dir := t.TempDir()
-	s := &sidecar{dir: dir, address: "127.0.0.1:0", via: via, args: append([]string{
+	s := &sidecar{dir: dir, address: "127.0.0.1:0", via: via, args: append(surroundings(dir, vt), args...)}
+	s.args = append(s.args, "--output.file.path", filepath.Join(dir, "out", "events.ndjson"), "--output.file.compress=false")
+	s.start(t)
+	return s
+}
+
+func surroundings(dir, vt string) []string {
+	return []string{
 		"--path.data", filepath.Join(dir, "data"),
-		"--output.file.path", filepath.Join(dir, "out", "events.ndjson"), "--output.file.compress=false",
 		"--vt.url", vt, "--vt.api_key", vtKey, "--vt.wait", "2m",
 		"--vt.limit.minute", "0", "--vt.limit.day", "0", "--vt.limit.month", "0",
 		"--admin.address", "127.0.0.1:0",
-	}, args...)}
-	s.start(t)
-	return s
+	}
 }
 
 func (s *sidecar) start(t *testing.T) {
