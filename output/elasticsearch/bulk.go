@@ -57,7 +57,9 @@ type job struct {
 	left     int // lines that are neither stored nor handed to bury
 	letters  []event.DeadLetter
 	err      error
-	troubled time.Time // since when a line of it is tried again; zero: none is
+	retrying int       // of these, those that were answered and not taken
+	moved    time.Time // when a line of it was settled last
+	troubled time.Time // since when there is always a line that is tried again; zero: there is none
 }
 
 // piece is some lines of a job.
@@ -227,14 +229,24 @@ func (j *job) tell() {
 	}
 }
 
-// isHeldBack reports whether a job only holds what others wait for.
+// isHeldBack reports whether a job only holds what others wait for: all that is
+// left of it was tried and not taken, for a while, in which others' lines were. A
+// job that goes on, however slowly, is not held back: to send it again would be
+// more work for a cluster that has too much.
 func (o *Output) isHeldBack(j *job) bool {
 	if j.wanted == nil || !j.wanted() {
 		return false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !j.troubled.IsZero() && time.Since(j.troubled) >= heldBack && o.stored.After(j.troubled) && o.down == nil
+	if j.retrying == 0 || j.retrying < j.left || o.down != nil {
+		return false
+	}
+	since := j.troubled
+	if j.moved.After(since) {
+		since = j.moved
+	}
+	return time.Since(since) >= heldBack && o.stored.After(since)
 }
 
 // worker sends one request at a time.
@@ -675,8 +687,19 @@ func (w *worker) settle() {
 		}
 		o.delay(p, retry, now.Add(backoff(p.tries+1)))
 		o.delay(p, fixed, now.Add(retryAuth))
-		if len(retry)+len(fixed) > 0 && j.troubled.IsZero() {
+		if p.tries == 0 {
+			j.retrying += len(retry) + len(fixed)
+		} else {
+			j.retrying -= settled
+		}
+		switch {
+		case j.retrying == 0:
+			j.troubled = time.Time{}
+		case j.troubled.IsZero():
 			j.troubled = now
+		}
+		if settled > 0 {
+			j.moved = now
 		}
 		j.left -= settled
 		j.letters = append(j.letters, letters[j]...)

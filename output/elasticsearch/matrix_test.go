@@ -665,6 +665,25 @@ func TestHeldBack(t *testing.T) {
 	})
 }
 
+// A window that goes on is not held back, however long it takes and whatever was
+// tried again in it: only what nothing but waits is.
+func TestHeldBackOnlyWithoutProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{Delay: 3 * time.Second}, func(c *elasticsearch.Config) { c.BulkMaxBytes, c.Workers = 2000, 1 })
+		b.es.SetRules(esstandin.Rule{Match: word(0), Status: 429, Times: 1}, esstandin.Rule{Match: word(50), Status: 503, Times: 2})
+		events := some(0, 100)
+		l := linesOf(b.out, events)
+		l.Wanted = func() bool { return true }
+		require.NoError(t, b.returned(func() <-chan error {
+			done := make(chan error, 1)
+			go func() { done <- b.out.Store(t.Context(), l) }()
+			return done
+		}(), 10*time.Minute))
+		b.once(events)
+		b.close()
+	})
+}
+
 // The same where the event itself chose the place: it is buried alone.
 func TestPlacesThatEventsChoose(t *testing.T) {
 	for _, tt := range []struct {
