@@ -256,6 +256,7 @@ type worker struct {
 	body   []byte
 	items  []item
 	took   []piece // what the request is made of
+	room   int64   // bytes of a body
 }
 
 // item is a line in a request.
@@ -377,6 +378,7 @@ func (w *worker) collect(now time.Time) bool {
 	if o.most < o.cfg.BulkMaxBytes && now.Sub(o.lowered) >= raiseMost {
 		o.most, o.lowered = min(2*o.most, o.cfg.BulkMaxBytes), now
 	}
+	w.room = o.most
 	room, items := o.most, maxItems
 	done := 0
 	for done < len(o.queue) && items > 0 {
@@ -422,21 +424,40 @@ func (w *worker) collect(now time.Time) bool {
 	return len(w.took) > 0
 }
 
-// fill writes the request's body.
+// fill writes the request's body. What has no room in it after all, because its
+// action lines are longer than was thought, goes back to the queue.
 func (w *worker) fill() {
 	w.body = w.body[:0]
 	for at := range w.took {
-		w.fillPiece(at)
+		p := &w.took[at]
+		n := w.fillPiece(at)
+		if n == p.len() {
+			continue
+		}
+		first := p.cut(n)
+		o := w.o
+		o.mu.Lock()
+		o.putBack(w.took[at:])
+		o.wake()
+		o.mu.Unlock()
+		clear(w.took[at:])
+		w.took = w.took[:at]
+		if n > 0 {
+			w.took = append(w.took, first)
+		}
+		return
 	}
 }
 
-func (w *worker) fillPiece(at int) {
+// fillPiece writes as many lines of a piece as have room, and the first of a
+// request always.
+func (w *worker) fillPiece(at int) int {
 	p := &w.took[at]
 	j := p.job
 	j.using.Lock()
 	defer j.using.Unlock()
 	if j.ended {
-		return
+		return p.len()
 	}
 	lines := j.lines
 	var none event.Routing
@@ -453,6 +474,7 @@ func (w *worker) fillPiece(at int) {
 		} else {
 			r = w.router.of(says)
 		}
+		start := len(w.body)
 		w.body = append(w.body, r.action...)
 		from := len(w.body)
 		if id := says.ID; len(id) > 0 && len(id) <= maxID {
@@ -462,9 +484,14 @@ func (w *worker) fillPiece(at int) {
 		}
 		to := len(w.body)
 		w.body = append(w.body, "\"}}\n"...)
+		if len(w.items) > 0 && int64(len(w.body)+end-begin) > w.room {
+			w.body = w.body[:start]
+			return i
+		}
 		w.body = append(w.body, lines.Buf[begin:end]...)
 		w.items = append(w.items, item{piece: int32(at), line: int32(n), from: from, to: to, route: r})
 	}
+	return p.len()
 }
 
 // answered draws the conclusions from what came of a request.
@@ -552,7 +579,9 @@ func (w *worker) read(body []byte) error {
 		it.result, it.status = it.route.item(a), a.status
 		if it.result.verdict != stored {
 			it.typ = readable(a.typ, 100)
-			it.detail = readable(a.typ+": "+a.reason, 4<<10)
+			if it.result.verdict == refused {
+				it.detail = readable(a.typ+": "+a.reason, 4<<10)
+			}
 		}
 		n++
 		return nil

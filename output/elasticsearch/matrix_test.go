@@ -889,6 +889,39 @@ func TestLongIdentity(t *testing.T) {
 	}
 }
 
+// A body keeps to its bound whatever the events' own names do to their action lines.
+func TestLongActionLines(t *testing.T) {
+	for _, fault := range []esstandin.Fault{{}, {Kind: "refused", Times: 3}, {Kind: "status", Status: 413, Times: 2}} {
+		t.Run(fault.Kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const most = 5000
+				b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.BulkMaxBytes = most })
+				if fault.Kind != "" {
+					require.NoError(t, b.es.SetFaults(fault))
+				}
+				events := some(0, 100)
+				for i := range events {
+					if i%3 != 0 { // six bytes for each of one
+						events[i].id = strings.Repeat("\x01", 100+i*3) + fmt.Sprint(i)
+						events[i].own = []byte(events[i].id)
+					}
+				}
+				var done []<-chan error
+				for i := 0; i < len(events); i += 5 {
+					done = append(done, b.store(t.Context(), events[i:i+5]))
+				}
+				for _, d := range done {
+					require.NoError(t, b.returned(d, 5*longest))
+				}
+				b.once(events)
+				assert.LessOrEqual(t, b.es.Stats().MaxBulk, most)
+				assert.Zero(t, b.es.Stats().Resent)
+				b.close()
+			})
+		})
+	}
+}
+
 // Everything at once, by many windows, from a seed.
 func TestAllAtOnce(t *testing.T) {
 	for seed := range uint64(20) {
