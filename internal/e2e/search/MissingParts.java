@@ -5,6 +5,13 @@ import java.util.List;
 import java.util.Map;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
+import java.util.function.UnaryOperator;
+import java.util.regex.Pattern;
+import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.Tokenizer;
+import org.apache.lucene.analysis.email.UAX29URLEmailTokenizer;
+import org.apache.lucene.analysis.miscellaneous.RemoveDuplicatesTokenFilter;
+import org.apache.lucene.analysis.pattern.PatternCaptureGroupTokenFilter;
 import org.elasticsearch.Build;
 import org.elasticsearch.client.internal.node.NodeClient;
 import org.elasticsearch.cluster.metadata.IndexNameExpressionResolver;
@@ -15,11 +22,17 @@ import org.elasticsearch.common.settings.IndexScopedSettings;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
 import org.elasticsearch.features.NodeFeature;
+import org.elasticsearch.index.analysis.AbstractTokenFilterFactory;
+import org.elasticsearch.index.analysis.AbstractTokenizerFactory;
+import org.elasticsearch.index.analysis.TokenFilterFactory;
+import org.elasticsearch.index.analysis.TokenizerFactory;
+import org.elasticsearch.indices.analysis.AnalysisModule.AnalysisProvider;
 import org.elasticsearch.ingest.AbstractProcessor;
 import org.elasticsearch.ingest.ConfigurationUtils;
 import org.elasticsearch.ingest.IngestDocument;
 import org.elasticsearch.ingest.Processor;
 import org.elasticsearch.plugins.ActionPlugin;
+import org.elasticsearch.plugins.AnalysisPlugin;
 import org.elasticsearch.plugins.IngestPlugin;
 import org.elasticsearch.plugins.Plugin;
 import org.elasticsearch.rest.BaseRestHandler;
@@ -31,9 +44,43 @@ import org.elasticsearch.rest.RestStatus;
 
 /**
  * What every Elasticsearch has and the integration test distribution lacks, as
- * far as the tests ask for it: the answer to GET /, and the processor "set".
+ * far as the tests ask for it: the answer to GET /, the processor "set", and
+ * the analysis that the index of users, roles and API keys is made with.
  */
-public final class MissingParts extends Plugin implements ActionPlugin, IngestPlugin {
+public final class MissingParts extends Plugin implements ActionPlugin, AnalysisPlugin, IngestPlugin {
+
+    @Override
+    public Map<String, AnalysisProvider<TokenFilterFactory>> getTokenFilters() {
+        return Map.of(
+            "pattern_capture",
+            AnalysisPlugin.requiresAnalysisSettings((index, environment, name, settings) -> {
+                Pattern[] patterns = settings.getAsList("patterns").stream().map(Pattern::compile).toArray(Pattern[]::new);
+                boolean keep = settings.getAsBoolean("preserve_original", true);
+                return filter(name, settings, in -> new PatternCaptureGroupTokenFilter(in, keep, patterns));
+            }),
+            "unique",
+            (index, environment, name, settings) -> filter(name, settings, RemoveDuplicatesTokenFilter::new)
+        );
+    }
+
+    private static TokenFilterFactory filter(String name, Settings settings, UnaryOperator<TokenStream> around) {
+        return new AbstractTokenFilterFactory(name, settings) {
+            @Override
+            public TokenStream create(TokenStream in) {
+                return around.apply(in);
+            }
+        };
+    }
+
+    @Override
+    public Map<String, AnalysisProvider<TokenizerFactory>> getTokenizers() {
+        return Map.of("uax_url_email", (index, environment, name, settings) -> new AbstractTokenizerFactory(index, settings, name) {
+            @Override
+            public Tokenizer create() {
+                return new UAX29URLEmailTokenizer();
+            }
+        });
+    }
 
     @Override
     public Map<String, Processor.Factory> getProcessors(Processor.Parameters parameters) {
