@@ -891,13 +891,16 @@ func TestLongIdentity(t *testing.T) {
 
 // A body keeps to its bound whatever the events' own names do to their action lines.
 func TestLongActionLines(t *testing.T) {
-	for _, fault := range []esstandin.Fault{{}, {Kind: "refused", Times: 3}, {Kind: "status", Status: 413, Times: 2}} {
-		t.Run(fault.Kind, func(t *testing.T) {
+	for _, kind := range []string{"", "refused", "limit"} {
+		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const most = 5000
 				b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.BulkMaxBytes = most })
-				if fault.Kind != "" {
-					require.NoError(t, b.es.SetFaults(fault))
+				switch kind {
+				case "refused":
+					require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: kind, Times: 3}))
+				case "limit":
+					b.es.SetLimits(esstandin.Limits{MaxContentLength: 3500}) // any event alone is below it
 				}
 				events := some(0, 100)
 				for i := range events {
