@@ -64,7 +64,7 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 		return nil, err
 	}
 	es := searchConfig(cfg)
-	es.Doer, es.Dead, es.Log, es.Metrics = client, dead, log, m
+	es.Doer, es.Hosts, es.Dead, es.Log, es.Metrics = client, len(cfg.Elasticsearch.Hosts), dead, log, m
 	out, err := elasticsearch.Open(es)
 	if err != nil {
 		return nil, errors.Join(err, client.Close(context.Background()))

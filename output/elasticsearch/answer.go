@@ -134,16 +134,16 @@ func unquote(inside []byte) string {
 	return s
 }
 
-// errorType is the type of an error that a whole request was answered with.
-// Other bodies, such as a proxy's page, give none.
-func errorType(body []byte) string {
+// requestError is the error that a whole request was answered with; its reason
+// may quote an event. Other bodies, such as a proxy's page, give none.
+func requestError(body []byte) (typ, reason string) {
 	var e struct {
-		Error struct{ Type string }
+		Error struct{ Type, Reason string }
 	}
 	if json.Unmarshal(body, &e) != nil {
-		return ""
+		return "", ""
 	}
-	return e.Error.Type
+	return e.Error.Type, e.Error.Reason
 }
 
 // cursor walks over JSON without copying it. It finds where things end; of what

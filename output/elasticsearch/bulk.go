@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strconv"
 	"sync"
@@ -30,7 +31,11 @@ import (
 //     only while the job has not ended; what is under way is a copy.
 //  4. A request that was not answered is put back whole; while requests fail,
 //     one at a time probes. An item that was not taken goes to the heap alone.
-//  5. Waiting costs no goroutine and no memory beyond the job's own.
+//  5. A request that is refused for no known reason is put back in parts, behind
+//     all others: so an event that something between does not let pass comes to
+//     wait by itself, and is not lost, and the others go on.
+//  6. Waiting costs no goroutine and no memory beyond the job's own, and what a
+//     job leaves behind when it is given up is taken away.
 
 const (
 	bulkPath = "/_bulk?filter_path=" + bulkFilter
@@ -39,6 +44,7 @@ const (
 	firstWait = time.Second
 	longWait  = time.Minute
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
+	lastMost  = 10 * time.Second // that a cluster may be busy, or answer oddly, before it counts as down
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
 )
 
@@ -70,6 +76,7 @@ type piece struct {
 	alone    bool      // it gets a request of its own
 	tries    int       // that its lines were not taken
 	due      time.Time // in the heap
+	doubt    time.Time // since when requests with it are refused for no known reason; zero: they are not
 }
 
 func (p *piece) len() int {
@@ -208,10 +215,37 @@ func (o *Output) end(j *job) {
 	j.using.Unlock()
 	o.mu.Lock()
 	delete(o.jobs, j)
+	if j.left > 0 {
+		o.sweep()
+	}
 	if o.closing {
 		o.wake()
 	}
 	o.mu.Unlock()
+}
+
+// has reports whether a job has not ended. The caller holds mu.
+func (o *Output) has(j *job) bool {
+	_, ok := o.jobs[j]
+	return ok
+}
+
+// sweep takes the pieces of jobs that were given up out of the queue and the
+// heap, now and then: while the cluster is away nobody comes past them, and
+// senders come again and again. The caller holds mu.
+func (o *Output) sweep() {
+	const few = 64
+	if o.ended++; o.ended < few || o.ended < len(o.jobs) {
+		return
+	}
+	o.ended = 0
+	gone := func(p piece) bool { return !o.has(p.job) }
+	o.queue = slices.Clip(slices.DeleteFunc(o.queue, gone))
+	o.later = slices.DeleteFunc(o.later, gone)
+	if cap(o.later) > 2*len(o.later)+few {
+		o.later = slices.Clone(o.later)
+	}
+	heap.Init(&o.later)
 }
 
 // fail ends the Store of a job. The caller holds mu.
@@ -257,6 +291,7 @@ type worker struct {
 	items  []item
 	took   []piece // what the request is made of
 	room   int64   // bytes of a body
+	begun  int     // Output.round at that time
 }
 
 // item is a line in a request.
@@ -378,7 +413,7 @@ func (w *worker) collect(now time.Time) bool {
 	if o.most < o.cfg.BulkMaxBytes && now.Sub(o.lowered) >= raiseMost {
 		o.most, o.lowered = min(2*o.most, o.cfg.BulkMaxBytes), now
 	}
-	w.room = o.most
+	w.room, w.begun = o.most, o.round
 	room, items := o.most, maxItems
 	done := 0
 	for done < len(o.queue) && items > 0 {
@@ -505,22 +540,22 @@ func (w *worker) answered(resp *Response, err error) {
 		}
 		w.failed(outcome{verdict: again, reason: reason}, words)
 	case resp.Status != http.StatusOK:
-		result := request(resp.Status, resp.Body)
-		if result.verdict == refused {
-			if len(w.items) > 1 {
-				w.halve(result.reason)
-				return
-			}
+		switch result := request(resp.Status, resp.Body); {
+		case result.verdict == refused && len(w.items) > 1:
+			w.halve(result.reason)
+		case result.verdict == refused:
 			it := &w.items[0]
 			it.result, it.status = result, resp.Status
 			it.detail = "the cluster refuses a request of this event alone"
-			if t := errorType(resp.Body); t != "" {
-				it.detail += ": " + t
+			if typ, reason := requestError(resp.Body); typ != "" {
+				it.detail += ": " + readable(typ+": "+reason, 4<<10)
 			}
 			w.settle()
-			return
+		case result.odd(resp.Status):
+			w.doubted(resp, result)
+		default:
+			w.failed(result, w.statusWords(resp, result))
 		}
-		w.failed(result, w.statusWords(resp, result))
 	default:
 		if err := w.read(resp.Body); err != nil {
 			w.failed(outcome{verdict: again, reason: reasonUnreadable},
@@ -599,18 +634,39 @@ func (w *worker) failed(result outcome, words string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.putBack(w.took)
-	o.failures++
-	now := time.Now()
+	w.countFailure(result, words)
+}
+
+// countFailure draws the conclusions from a request that failed: a pause, and
+// whether the cluster counts as down. Of what fails side by side the first one
+// counts, since it may all be one host; no host may be left that was not tried;
+// and a cluster that is only busy is not down. The caller holds mu.
+func (w *worker) countFailure(result outcome, words string) {
+	o, now := w.o, time.Now()
 	if o.down != nil {
 		o.down.seen = now
 	}
-	switch {
+	if w.begun != o.round {
+		return
+	}
+	o.round++
+	if o.failures++; o.failures == 1 {
+		o.failing = now
+	}
+	tries := max(2, o.cfg.Hosts) // a single host gets a second chance, but not
+	if result.fixed {
+		tries = o.cfg.Hosts // where it has said what is wrong
+	}
+	switch more := o.failures - tries; {
+	case more < 0 && result.reason != reasonBusy:
+		return // perhaps another host is well
 	case result.fixed:
 		o.pause = now.Add(retryAuth)
-	case o.failures == 1 && result.reason != reasonBusy:
-		return // perhaps another host is well; the next failure in a row is an outage
 	default:
-		o.pause = now.Add(backoff(o.failures - 1))
+		o.pause = now.Add(backoff(more + 1))
+	}
+	if lasts := result.reason == reasonBusy || result.reason == reasonStatus; o.failures < tries || lasts && now.Sub(o.failing) < lastMost {
+		return
 	}
 	if o.down == nil {
 		o.down = &trouble{since: now, seen: now}
@@ -618,6 +674,47 @@ func (w *worker) failed(result outcome, words string) {
 		o.cfg.Log.Error("Elasticsearch takes nothing at present; windows wait for it", "reason", result.reason, "error", words)
 	}
 	o.down.words = words
+}
+
+// doubted is a request that was refused for no reason that is known. It may be
+// every request, as by a proxy that is not set up, or one event, as by a firewall
+// that reads along. So it is tried in parts; and an event that is refused by
+// itself after others were taken is known to be the one: it waits for an operator,
+// without the others. To bury it would be to lose it to something between, and
+// nobody but its own window waits.
+func (w *worker) doubted(resp *Response, result outcome) {
+	o, now := w.o, time.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range w.took {
+		if p := &w.took[i]; p.doubt.IsZero() {
+			p.doubt = now
+		}
+	}
+	if it := &w.items[0]; len(w.items) == 1 && o.stored.After(w.took[it.piece].doubt) {
+		it.result, it.status = result, resp.Status
+		w.count()
+		o.bar(fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a request of one event alone, and takes others: something before the cluster does not let it pass; mend that, its window waits", resp.Host, resp.Status))
+		w.conclude(nil)
+		return
+	}
+	o.cfg.Metrics.OutputRetries.WithLabelValues(result.reason).Inc()
+	o.queue = append(o.queue, w.parts()...)
+	w.countFailure(result, w.statusWords(resp, result))
+}
+
+// parts are the pieces of a request, two at least where it has as many events,
+// each for a request of its own.
+func (w *worker) parts() []piece {
+	parts := make([]piece, 0, len(w.took)+1)
+	for _, p := range w.took {
+		p.alone = true
+		if len(w.took) == 1 && p.len() > 1 {
+			parts = append(parts, p.cut(p.len()/2))
+		}
+		parts = append(parts, p)
+	}
+	return parts
 }
 
 // putBack puts pieces to the front of the queue. The caller holds mu.
@@ -637,20 +734,15 @@ func (w *worker) halve(reason string) {
 		// It was above the server's bound, so this is never below half of it.
 		o.most, o.lowered = max(1, min(o.most, int64(len(w.body))/2)), time.Now()
 	}
-	parts := make([]piece, 0, len(w.took)+1)
-	for _, p := range w.took {
-		p.alone = true
-		if len(w.took) == 1 {
-			parts = append(parts, p.cut(p.len()/2))
-		}
-		parts = append(parts, p)
-	}
-	o.putBack(parts)
+	o.putBack(w.parts())
 	o.reached()
 }
 
 // reached notes that the cluster answers. The caller holds mu.
 func (o *Output) reached() {
+	if o.failures > 0 {
+		o.round++
+	}
 	o.failures, o.pause = 0, time.Time{}
 	if o.down != nil {
 		o.cfg.Log.Info("Elasticsearch takes events again", "seconds", int(time.Since(o.down.since).Seconds()))
@@ -688,10 +780,22 @@ func (w *worker) settle() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reached()
-	now := time.Now()
+	w.conclude(letters)
+}
+
+// conclude does the books of the jobs whose lines were answered for. The caller
+// holds Output.mu.
+func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
+	o, now := w.o, time.Now()
 	for i := 0; i < len(w.items); { // by pieces, in whose order the items stand
 		at := w.items[i].piece
 		p, j := &w.took[at], w.took[at].job
+		if w.items[i].result.reason != reasonStatus {
+			if !p.doubt.IsZero() && p.tries > 0 {
+				o.unbar()
+			}
+			p.doubt = time.Time{} // it was answered for
+		}
 		var retry, fixed []int32
 		settled := 0
 		for ; i < len(w.items) && w.items[i].piece == at; i++ {
@@ -706,7 +810,9 @@ func (w *worker) settle() {
 				settled++
 				continue
 			case outage:
-				o.fault(it, now)
+				if it.result.reason != reasonStatus {
+					o.fault(it, now)
+				}
 			}
 			if it.result.fixed {
 				fixed = append(fixed, it.line)
@@ -759,8 +865,8 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 
 // delay puts lines of a piece into the heap. The caller holds mu.
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
-	if len(lines) > 0 {
-		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due})
+	if len(lines) > 0 && o.has(p.job) {
+		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.IsZero(), doubt: p.doubt})
 	}
 }
 
@@ -804,6 +910,24 @@ func (o *Output) mend(index string) {
 	}
 }
 
+// bar notes that an event is not let through to the cluster. The caller holds mu.
+func (o *Output) bar(words string) {
+	now := time.Now()
+	if o.barred == nil {
+		o.barred = &trouble{since: now}
+		o.cfg.Log.Error("an event does not get through to Elasticsearch; its window waits", "error", words)
+	}
+	o.barred.words, o.barred.seen = words, now
+}
+
+// unbar notes that it has got through. The caller holds mu.
+func (o *Output) unbar() {
+	if o.barred != nil {
+		o.cfg.Log.Info("an event that did not get through to Elasticsearch is stored", "seconds", int(time.Since(o.barred.since).Seconds()))
+		o.barred = nil
+	}
+}
+
 // How long an outage counts that nobody has met again: longer than the longest
 // pause between two tries.
 const (
@@ -822,6 +946,9 @@ func (o *Output) lapse(now time.Time) {
 			o.down = nil
 		}
 		return
+	}
+	if o.barred != nil && now.Sub(o.barred.seen) > lapseIndex {
+		o.barred = nil
 	}
 	for index, t := range o.outages {
 		if now.Sub(t.seen) > lapseIndex {

@@ -79,6 +79,7 @@ type Config struct {
 	OpType         string   // "create" or "index"; empty: create
 	BulkMaxBytes   int64    // of a request's body, more only for a single event; 0: 10 MiB
 	Workers        int      // requests side by side; 0: 2
+	Hosts          int      // of the Doer: each is tried before nothing counts as well; 0: 1
 	Log            *slog.Logger
 	Metrics        *metrics.Set
 }
@@ -98,14 +99,18 @@ type Output struct {
 	jobs    map[*job]struct{}
 	closing bool
 
+	ended    int       // stores given up whose pieces may be in queue or later still
 	sending  int       // requests under way
-	failures int       // of whole requests, in a row
+	failures int       // of whole requests, in a row; those that fail side by side count once
+	failing  time.Time // since the first of these
+	round    int       // counts them, and the ends of such rows
 	down     *trouble  // why nothing can be stored; nil: something can
 	pause    time.Time // no request before
 	most     int64     // bytes of a body, lowered by a server with a smaller bound
 	lowered  time.Time
 	stored   time.Time           // when something was stored last
 	outages  map[string]*trouble // by index
+	barred   *trouble            // an event that something before the cluster does not let pass; nil: none
 }
 
 // trouble is an outage in words, for readiness and for one line in the log.
@@ -139,6 +144,9 @@ func Open(cfg Config) (*Output, error) {
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = 2
+	}
+	if cfg.Hosts <= 0 {
+		cfg.Hosts = 1
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -187,6 +195,9 @@ func (o *Output) Ready() error {
 		return errors.New(o.down.words)
 	}
 	var words []string
+	if o.barred != nil {
+		words = append(words, o.barred.words)
+	}
 	for _, t := range o.outages {
 		words = append(words, t.words)
 	}

@@ -316,7 +316,7 @@ func TestRequestFaults(t *testing.T) {
 		{Kind: "wrong_id"}, {Kind: "wrong_op"}, {Kind: "no_status"}, {Kind: "truncate"}, {Kind: "truncate_json"},
 		{Kind: "refused"}, {Kind: "reset"}, {Kind: "eof"}, {Kind: "hang"}, {Kind: "blackhole"}, {Kind: "redirect"}, {Kind: "huge"}, {Kind: "bomb"},
 	}
-	for _, status := range []int{401, 403, 404, 408, 429, 500, 502, 503, 504, 507} {
+	for _, status := range []int{400, 401, 403, 404, 406, 408, 429, 500, 502, 503, 504, 507} {
 		faults = append(faults, esstandin.Fault{Kind: "status", Status: status}, esstandin.Fault{Kind: "status_html", Status: status})
 	}
 	for _, status := range []int{201, 204, 300} {

@@ -55,7 +55,7 @@ const (
 var itemOutcomes = []struct{ outcome, reason string }{
 	{"stored", reasonCreated}, {"stored", reasonExists},
 	{"retried", reasonBusy}, {"retried", reasonServer}, {"retried", reasonConflict}, {"retried", reasonDoubt},
-	{"retried", reasonBlock}, {"retried", reasonShards}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex},
+	{"retried", reasonBlock}, {"retried", reasonShards}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex}, {"retried", reasonStatus},
 	{"refused", reasonDocument}, {"refused", reasonPipeline}, {"refused", reasonIndex}, {"refused", reasonTooLarge},
 }
 
@@ -162,7 +162,7 @@ const noExplicitIndex = "explicit index in bulk is not allowed"
 // other than 200.
 func request(status int, body []byte) outcome {
 	switch {
-	case (status == http.StatusForbidden || status == http.StatusTooManyRequests) && errorType(body) == "cluster_block_exception":
+	case (status == http.StatusForbidden || status == http.StatusTooManyRequests) && isBlock(body):
 		return outcome{verdict: outage, reason: reasonBlock}
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true}
@@ -176,10 +176,39 @@ func request(status int, body []byte) outcome {
 		return outcome{verdict: outage, reason: reasonRedirect}
 	case status == http.StatusBadRequest && bytes.Contains(body, []byte(noExplicitIndex)):
 		return outcome{verdict: outage, reason: reasonExplicit}
-	case status == http.StatusBadRequest && errorType(body) != "":
-		// The cluster, and not a proxy, refuses the request: one of its items is
-		// to blame.
+	case status == http.StatusBadRequest && blamesAction(requestError(body)):
 		return outcome{verdict: refused, reason: reasonDocument}
 	}
 	return outcome{verdict: outage, reason: reasonStatus}
+}
+
+func isBlock(body []byte) bool {
+	typ, _ := requestError(body)
+	return typ == "cluster_block_exception"
+}
+
+// blamesAction reports whether the error of a whole request is about what one of
+// its lines says, in the words that both engines have for that (Elasticsearch
+// 8.19, OpenSearch 2.19). Only then is an event to blame, and waiting would hold
+// its window for ever.
+//
+// Everything else that is 400 may come from something between, a proxy or a
+// firewall, which may answer in JSON as well, or be about the request: a body that
+// was cut off or lost on the way (every body of ours ends with a newline), a
+// parameter that is not known there. No event is given up for that.
+func blamesAction(typ, reason string) bool {
+	switch typ {
+	case "action_request_validation_exception", // such as an _id that is too long
+		"x_content_parse_exception", "x_content_e_o_f_exception", "json_parse_exception", "json_e_o_f_exception":
+		return true
+	case "illegal_argument_exception":
+		return strings.HasPrefix(reason, "Malformed action/metadata line [") || strings.HasPrefix(reason, "Action/metadata line [")
+	}
+	return false
+}
+
+// odd reports whether an answer to a whole request has no meaning that is known:
+// one event in it may be what something between does not let pass.
+func (x *outcome) odd(status int) bool {
+	return x.reason == reasonStatus && status >= 400 && status < 500
 }
