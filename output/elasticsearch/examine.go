@@ -324,7 +324,7 @@ func (e *examiner) place(ctx context.Context, name, setting string) {
 	case status != http.StatusOK && status != http.StatusNotFound:
 		e.found.Unknown(what, "whether it is there cannot be seen (index privilege view_index_metadata): %s", why)
 	case len(r.Streams) > 0:
-		if e.Config.OpType == "index" {
+		if e.Config.OpType == "index" && setting == "output.elasticsearch.index" {
 			e.found.Wrong(what, "it is a data stream, which takes no op_type index: set output.elasticsearch.op_type to create")
 		}
 		if backing := r.Streams[0].Backing; len(backing) > 0 {

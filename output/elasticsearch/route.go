@@ -450,7 +450,11 @@ func (r *router) find(e *event.Routing) *route {
 
 	t := event.Target{Op: r.op}
 	var indexSetting, pipelineSetting, fallback string
-	t.Index, indexSetting, fallback = r.indexOf(meta, of, at)
+	var stream bool
+	t.Index, stream, indexSetting, fallback = r.indexOf(meta, of, at)
+	if stream {
+		t.Op = "create" // the only one that a data stream takes
+	}
 	if name, ok := r.pipeline.render(of, at, meta); ok {
 		t.Pipeline = strings.ToLower(string(name)) // as Beats do
 		if !r.pipeline.fields() && t.Pipeline != "" {
@@ -458,9 +462,9 @@ func (r *router) find(e *event.Routing) *route {
 		}
 	}
 	op, _ := metaText(meta, []string{"op_type"})
-	opIgnored := op != "" && op != r.op
+	opIgnored := op != "" && op != t.Op
 
-	key := strings.Join([]string{t.Index, t.Pipeline, indexSetting, fallback, fmt.Sprint(opIgnored)}, "\x00")
+	key := strings.Join([]string{t.Op, t.Index, t.Pipeline, indexSetting, fallback, fmt.Sprint(opIgnored)}, "\x00")
 	if known := r.made[key]; known != nil {
 		return known
 	}
@@ -473,8 +477,10 @@ func (r *router) find(e *event.Routing) *route {
 	return found
 }
 
-// indexOf is the index, the setting that fixes it, and why it is the fallback.
-func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(string) (time.Time, bool)) (name, setting, fallback string) {
+// indexOf is the index, whether it is a data stream by its kind (one that
+// data_stream.* names, or the fallback), the setting that fixes it, and why it is
+// the fallback.
+func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(string) (time.Time, bool)) (name string, stream bool, setting, fallback string) {
 	resolved, fixed := false, false
 	for _, key := range []string{"alias", "index", "raw_index"} {
 		if s, ok := meta[key].(string); ok && s != "" {
@@ -485,7 +491,7 @@ func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(st
 	if !resolved && r.streams {
 		kind, set, space := of(streamPaths[0]), of(streamPaths[1]), of(streamPaths[2])
 		if len(kind) > 0 && len(set) > 0 && len(space) > 0 {
-			name, resolved = string(kind)+"-"+string(set)+"-"+string(space), true
+			name, resolved, stream = string(kind)+"-"+string(set)+"-"+string(space), true, true
 		}
 	}
 	if !resolved {
@@ -498,9 +504,9 @@ func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(st
 	case !resolved:
 		fallback = fallbackUnresolved
 	case fixed:
-		return name, "output.elasticsearch.index", ""
+		return name, false, "output.elasticsearch.index", ""
 	case name == r.fallback:
-		return name, "output.elasticsearch.fallback_index", ""
+		return name, true, "output.elasticsearch.fallback_index", ""
 	case strings.HasPrefix(name, ".") && illegal(name) == "":
 		fallback = fallbackHidden
 	case illegal(name) != "":
@@ -508,9 +514,9 @@ func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(st
 	case !slices.ContainsFunc(r.allowed, func(pattern string) bool { return matches(pattern, name) }):
 		fallback = fallbackForbidden
 	default:
-		return name, "", ""
+		return name, stream, "", ""
 	}
-	return r.fallback, "output.elasticsearch.fallback_index", fallback
+	return r.fallback, true, "output.elasticsearch.fallback_index", fallback
 }
 
 // readMeta is @metadata as far as it is an object of a size that Beats send.

@@ -1,6 +1,7 @@
 package elasticsearch_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"vtsidecar/internal/esstandin"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -113,6 +115,77 @@ func TestRoutes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// With op_type index the names that are data streams by their kind are created
+// in all the same: they take nothing else. What the user names is as it is said.
+func TestIndexIsNoOperationOfStreams(t *testing.T) {
+	const stamped = `"@timestamp":"2026-01-02T03:04:05.678Z"`
+	for _, tt := range []struct {
+		name, index, meta, doc string
+		wantIndex              string
+		overwrites             int
+		ignored                float64 // operations that the event asked for
+	}{
+		{name: "data_stream", doc: `{` + stamped + `,"data_stream":{"type":"logs","dataset":"nginx","namespace":"prod"}}`, wantIndex: ".ds-logs-nginx-prod"},
+		{name: "data_stream, by itself to be created in", meta: `{"op_type":"create"}`, doc: `{` + stamped + `,"data_stream":{"type":"logs","dataset":"nginx","namespace":"prod"}}`, wantIndex: ".ds-logs-nginx-prod"},
+		{name: "the fallback", doc: `{` + stamped + `}`, wantIndex: ".ds-logs-vtsidecar-fallback"},
+		{name: "the fallback, for a name that is not allowed", meta: `{"index":"secrets","op_type":"index"}`, doc: `{` + stamped + `}`, wantIndex: ".ds-logs-vtsidecar-fallback", ignored: 2},
+		{name: "the fallback, by the event's own choice", meta: `{"index":"logs-vtsidecar-fallback"}`, doc: `{` + stamped + `}`, wantIndex: ".ds-logs-vtsidecar-fallback"},
+		{name: "the setting", index: "events", doc: `{}`, wantIndex: "events", overwrites: 1},
+		{name: "the convention", meta: `{"beat":"filebeat","version":"8.1.0"}`, doc: `{}`, wantIndex: "filebeat-8.1.0", overwrites: 1},
+		{name: "the convention, though to be created in", meta: `{"beat":"filebeat","version":"8.1.0","op_type":"create"}`, doc: `{}`, wantIndex: "filebeat-8.1.0", overwrites: 1, ignored: 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := metrics.New("", "", "")
+				b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.OpType, c.Index, c.Metrics = "index", tt.index, m })
+				e := some(1, 2)
+				e[0].meta, e[0].line = tt.meta, tt.doc
+				for range 2 {
+					require.NoError(t, b.returned(b.store(t.Context(), e), time.Second))
+				}
+				docs := b.es.Find(e[0].id)
+				require.Len(t, docs, 1, "%v", b.dead.of(e[0].line))
+				assert.Contains(t, docs[0].Index, tt.wantIndex)
+				assert.Equal(t, tt.overwrites, b.es.Stats().Overwrites)
+				assert.InDelta(t, tt.ignored, metric(t, m, "vtsidecar_output_op_type_ignored_total"), 0)
+				b.close()
+			})
+		})
+	}
+}
+
+// metric is the sum of a counter's series.
+func metric(t *testing.T, m *metrics.Set, name string) (sum float64) {
+	t.Helper()
+	families, err := m.Registry.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, x := range f.GetMetric() {
+				sum += x.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// A data stream that the user or the event names is a mistake of theirs.
+func TestIndexIntoAStreamThatIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.OpType, c.Index = "index", "logs-app-default" })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, b.returned(b.store(ctx, some(0, 1)), longest), context.DeadlineExceeded)
+		require.ErrorContains(t, b.out.Ready(), "output.elasticsearch.index")
+		named := some(1, 2)
+		named[0].meta = `{"index":"logs-a-b"}`
+		require.NoError(t, b.returned(b.store(t.Context(), named), time.Second))
+		require.Len(t, b.dead.of(named[0].line), 1)
+		assert.Equal(t, "index", b.dead.of(named[0].line)[0].Reason)
+		b.close()
+	})
 }
 
 // Events of one bulk go each its own way.
