@@ -128,7 +128,7 @@ func checkOutput(es *configs.Elasticsearch) (mistakes []configs.Mistake) {
 		}
 	}
 	if es.Index != "" {
-		wrong("index", elasticsearch.CheckIndex(es.Index))
+		wrong("index", elasticsearch.CheckIndex(es.Index, es.AllowedIndices))
 	}
 	wrong("pipeline", elasticsearch.CheckPipeline(es.Pipeline))
 	wrong("fallback_index", elasticsearch.CheckName(es.FallbackIndex))

@@ -242,6 +242,21 @@ lines:
 	return false
 }
 
+// An index setting of which nothing can come but the fallback is a mistake in the
+// settings, at the start and before.
+func TestIndexThatOnlyTheFallbackIsLeftOf(t *testing.T) {
+	for _, command := range [][]string{{"test", "config"}, {"serve"}} {
+		for index, want := range map[string]string{
+			"%{[agent][type]}-Prod":   `output.elasticsearch.index (flag): "%{[agent][type]}-Prod" makes no index, whatever stands in an event: it has upper-case letters`,
+			"events-%{[agent][type]}": `output.elasticsearch.index (flag): "events-%{[agent][type]}" makes no name that output.elasticsearch.allowed_indices (logs-*-*) allows: add "events-*" there`,
+		} {
+			p := start(t, nil, "", append(command, "--path.data", t.TempDir(), "--output.elasticsearch.hosts", "http://127.0.0.1:1", "--output.elasticsearch.allowed_indices", "logs-*-*", "--output.elasticsearch.index", index)...)
+			assert.Equal(t, exitUsage, p.wait(t))
+			assert.Contains(t, p.stderr.String(), want)
+		}
+	}
+}
+
 // Nobody is told the credentials who is not the cluster.
 func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 	id := newIdentity(t, 1, "elsewhere.example")

@@ -52,20 +52,61 @@ type part struct {
 	unit string   // within date: yyyy, MM, …
 }
 
-// CheckIndex says what is wrong with an index setting, before anything is opened.
-func CheckIndex(text string) error {
+// CheckIndex says what is wrong with an index setting, before anything is opened:
+// also where it is well-formed, but no name that it makes for an event could be
+// used, so that all of them would go to the fallback index. allowed are the
+// patterns of names that events may choose.
+func CheckIndex(text string, allowed []string) error {
 	t, err := parseTemplate(text)
 	switch {
 	case err != nil:
 		return err
 	case text == "":
 		return errors.New("is empty: name an index, or leave the setting out")
-	case !t.fields():
-		// Every date is as good as another.
-		name, _ := t.render(nil, func(string) (time.Time, bool) { return time.Unix(0, 0).UTC(), true }, nil)
-		return CheckName(string(name))
+	}
+	// Every date is as good as another, and every value of a field as any other
+	// that an index may be named by.
+	var sample, pattern strings.Builder
+	for _, p := range t.parts {
+		switch {
+		case p.date != nil:
+			sample.Write(appendDate(nil, p.date, time.Unix(0, 0).UTC()))
+			pattern.WriteByte('*')
+		case p.path != nil:
+			sample.WriteByte('x')
+			pattern.WriteByte('*')
+		default:
+			sample.WriteString(p.text)
+			pattern.WriteString(p.text)
+		}
+	}
+	if !t.fields() {
+		return CheckName(sample.String())
+	}
+	if why := illegal(sample.String()); why != "" {
+		return fmt.Errorf("%q makes no index, whatever stands in an event: %s", text, why)
+	}
+	if strings.HasPrefix(text, ".") {
+		return fmt.Errorf("%q makes no index for events: names that begin with a dot are the cluster's own", text)
+	}
+	if !slices.ContainsFunc(allowed, func(p string) bool { return meet(p, pattern.String()) }) {
+		return fmt.Errorf("%q makes no name that output.elasticsearch.allowed_indices (%s) allows: add %q there", text, strings.Join(allowed, ", "), pattern.String())
 	}
 	return nil
+}
+
+// meet reports whether there is a name that two patterns with * both match.
+func meet(a, b string) bool {
+	switch first, last := strings.IndexByte(a, '*'), strings.LastIndexByte(a, '*'); {
+	case first < 0:
+		return matches(b, a)
+	case strings.IndexByte(b, '*') < 0:
+		return matches(a, b)
+	default: // what is between two * can stand beside anything
+		startA, endA := a[:first], a[last+1:]
+		startB, endB := b[:strings.IndexByte(b, '*')], b[strings.LastIndexByte(b, '*')+1:]
+		return (strings.HasPrefix(startA, startB) || strings.HasPrefix(startB, startA)) && (strings.HasSuffix(endA, endB) || strings.HasSuffix(endB, endA))
+	}
 }
 
 // CheckPipeline says what is wrong with a pipeline setting.
@@ -313,11 +354,10 @@ var streamPaths = []string{"data_stream.type", "data_stream.dataset", "data_stre
 func newRouting(cfg *Config) (*routing, error) {
 	r := &routing{op: cfg.OpType, fallback: cfg.FallbackIndex, allowed: cfg.AllowedIndices, streams: cfg.Index == ""}
 	index := cfg.Index
-	if r.streams {
-		index = DefaultIndex
-	}
 	var err error
-	if err = CheckIndex(index); err != nil {
+	if r.streams {
+		index = DefaultIndex // what the settings allow may be for data_stream.* alone
+	} else if err = CheckIndex(index, cfg.AllowedIndices); err != nil {
 		return nil, fmt.Errorf("output.elasticsearch.index: %w", err)
 	}
 	r.index, _ = parseTemplate(index)

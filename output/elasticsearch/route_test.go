@@ -238,6 +238,14 @@ func TestOpenRefuses(t *testing.T) {
 		{"metadata as a whole", elasticsearch.Config{Index: "events-%{[@metadata]}"}, "output.elasticsearch.index"},
 		{"an unknown date", elasticsearch.Config{Index: "events-%{+yyyy.QQ}"}, "output.elasticsearch.index"},
 		{"an empty date", elasticsearch.Config{Index: "events-%{+}"}, "output.elasticsearch.index"},
+		{"upper case beside a field", elasticsearch.Config{Index: "%{[@metadata][beat]}-Prod"}, "upper-case letters"},
+		{"a dot before a field", elasticsearch.Config{Index: ".beat-%{[a]}"}, "begin with a dot"},
+		{"an underscore before a field", elasticsearch.Config{Index: "_beat-%{[a]}"}, "begins with -, _ or +"},
+		{"a space beside a field", elasticsearch.Config{Index: "filebeat-%{[a]} x"}, "holds a space"},
+		{"a date with slashes beside a field", elasticsearch.Config{Index: "%{[a]}beat-%{+yyyy/MM/dd}"}, "holds a space"},
+		{"no name is allowed", elasticsearch.Config{Index: "events-%{[a]}", AllowedIndices: []string{"event", "logs-*-*"}}, `allowed_indices (event, logs-*-*) allows: add "events-*" there`},
+		{"no name is allowed, by its end", elasticsearch.Config{Index: "%{[a]}-prod", AllowedIndices: []string{"*-test", "x"}}, `add "*-prod" there`},
+		{"nothing is allowed", elasticsearch.Config{Index: "%{[a]}", AllowedIndices: []string{}}, "output.elasticsearch.allowed_indices"},
 		{"a bad fallback", elasticsearch.Config{FallbackIndex: "a b"}, "output.elasticsearch.fallback_index"},
 		{"a bad pipeline", elasticsearch.Config{Pipeline: "%{"}, "output.elasticsearch.pipeline"},
 	} {
@@ -251,6 +259,27 @@ func TestOpenRefuses(t *testing.T) {
 			_, err := elasticsearch.Open(tt.cfg)
 			require.ErrorContains(t, err, tt.want)
 		})
+	}
+}
+
+// What may come to be allowed is left to the events.
+func TestCheckIndexAllows(t *testing.T) {
+	for _, tt := range []struct {
+		index   string
+		allowed []string
+	}{
+		{"%{[a]}", []string{"events"}},
+		{"ev%{[a]}s", []string{"events"}},
+		{"ev%{[a]}", []string{"events-*"}},
+		{"events-%{[a]}-%{+yyyy}", []string{"ev*"}},
+		{"events-%{[a]}-prod", []string{"x", "*-prod"}},
+		{"%{[a]}events", []string{"logs-*-*"}},
+		{"%{[@metadata][beat]}-%{[@metadata][version]}", elasticsearch.DefaultAllowed},
+		{"logs-%{[event][dataset]}-default", elasticsearch.DefaultAllowed},
+		{"events", nil},
+		{"events-%{+yyyy.MM.dd}", nil},
+	} {
+		require.NoError(t, elasticsearch.CheckIndex(tt.index, tt.allowed), tt.index)
 	}
 }
 
