@@ -25,12 +25,21 @@ type node struct {
 	dir      string
 	port     string
 	settings []string
+	secured  bool // TLS, and the user admin with adminPassword
 	url      string
 }
 
 // startNode starts an empty node. Settings are as -E of the server takes them.
 func startNode(t *testing.T, engine string, settings ...string) *node {
 	t.Helper()
+	n := &node{engine: engine, settings: settings}
+	n.begin(t)
+	return n
+}
+
+func (n *node) begin(t *testing.T) {
+	t.Helper()
+	engine := n.engine
 	dir, err := os.MkdirTemp("", "vtsidecar-"+engine+"-") // t.TempDir is closed to the user that a node runs as
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
@@ -39,7 +48,7 @@ func startNode(t *testing.T, engine string, settings ...string) *node {
 	_, port, err := net.SplitHostPort(free.Addr().String())
 	require.NoError(t, err)
 	require.NoError(t, free.Close())
-	n := &node{engine: engine, dir: dir, port: port, settings: settings}
+	n.dir, n.port = dir, port
 	t.Cleanup(func() {
 		n.stop(t)
 		if t.Failed() {
@@ -49,7 +58,6 @@ func startNode(t *testing.T, engine string, settings ...string) *node {
 		require.NoError(t, os.RemoveAll(dir))
 	})
 	n.start(t)
-	return n
 }
 
 // start starts the node on its port, over the data that it has.
@@ -71,7 +79,11 @@ func (n *node) script(t *testing.T, args ...string) string {
 	t.Helper()
 	name := os.Getenv("SEARCH_NODE")
 	require.NotEmpty(t, name, "these tests are run by make test-real")
-	out, err := exec.Command(name, args...).Output()
+	c := exec.Command(name, args...)
+	if n.secured {
+		c.Env = append(os.Environ(), "SECURE=1")
+	}
+	out, err := c.Output()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		t.Logf("%s", failed.Stderr)
@@ -86,7 +98,12 @@ func (n *node) ask(t *testing.T, method, path, body string) (status int, answer 
 	r, err := http.NewRequestWithContext(t.Context(), method, n.url+path, strings.NewReader(body))
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", "application/json")
-	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}} // the node may come and go
+	transport := &http.Transport{DisableKeepAlives: true} // the node may come and go
+	if n.secured {
+		transport.TLSClientConfig = n.trust(t)
+		r.SetBasicAuth("admin", adminPassword)
+	}
+	c := http.Client{Timeout: patience, Transport: transport}
 	got, err := c.Do(r)
 	require.NoError(t, err)
 	defer got.Body.Close()
