@@ -238,6 +238,11 @@ func (t *template) fields() bool {
 	return slices.ContainsFunc(t.parts, func(p part) bool { return p.path != nil })
 }
 
+// byID reports whether the event's @metadata._id is in the template.
+func (t *template) byID() bool {
+	return slices.ContainsFunc(t.parts, func(p part) bool { return p.meta && p.path[0] == "_id" })
+}
+
 // paths are those of the event, beside @metadata, that the template needs.
 func (t *template) paths() []string {
 	var all []string
@@ -347,6 +352,7 @@ type routing struct {
 	fallback   string
 	allowed    []string
 	paths      []string // of the events' values, in the order of Routing.Values
+	byID       bool     // a name is made with the event's own _id
 }
 
 var streamPaths = []string{"data_stream.type", "data_stream.dataset", "data_stream.namespace"}
@@ -368,6 +374,7 @@ func newRouting(cfg *Config) (*routing, error) {
 	if err = CheckName(r.fallback); err != nil {
 		return nil, fmt.Errorf("output.elasticsearch.fallback_index: %w", err)
 	}
+	r.byID = r.index.byID() || r.pipeline.byID()
 	r.paths = slices.Concat(r.index.paths(), r.pipeline.paths())
 	if r.streams {
 		r.paths = append(r.paths, streamPaths...)
@@ -429,7 +436,12 @@ func (r *router) of(e *event.Routing) *route {
 	if len(e.Meta) > maxMeta {
 		return r.find(e)
 	}
-	key := append(r.key[:0], e.Meta...)
+	key := r.key[:0]
+	if r.byID {
+		key = append(key, e.Meta...)
+	} else {
+		key = appendWithoutID(key, e.Meta)
+	}
 	for i, path := range r.paths {
 		v := value(e, i)
 		if path == timestamp {
@@ -450,6 +462,43 @@ func (r *router) of(e *event.Routing) *route {
 		r.known[string(key)] = found
 	}
 	return found
+}
+
+// appendWithoutID appends an @metadata less the text of its _id, which is another
+// one in each event and says nothing about where that goes.
+func appendWithoutID(key, meta []byte) []byte {
+	const name = `"_id"`
+	if !bytes.Contains(meta, []byte(name)) {
+		return append(key, meta...)
+	}
+	c := cursor{b: meta}
+	var text []byte
+	for depth := 0; c.p < len(meta); {
+		switch meta[c.p] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			at := c.p
+			if c.text(&text) != nil {
+				return append(key, meta...)
+			}
+			if depth != 1 || string(meta[at:c.p]) != name || !c.take(':') {
+				continue
+			}
+			if c.blank(); c.p >= len(meta) || meta[c.p] != '"' {
+				continue
+			}
+			at = c.p + 1
+			if c.text(&text) != nil {
+				return append(key, meta...)
+			}
+			return append(append(key, meta[:at]...), meta[c.p-1:]...)
+		}
+		c.p++
+	}
+	return append(key, meta...)
 }
 
 // minuteOf is a timestamp without what no date letter shows, where it is
