@@ -569,17 +569,17 @@ func (w *worker) answered(resp *Response, err error) {
 func (w *worker) statusWords(resp *Response, result outcome) string {
 	switch result.reason {
 	case reasonPrivilege:
-		return fmt.Sprintf("output.elasticsearch: %s answers %d: the credentials are wrong or may not write; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host, resp.Status)
+		return fmt.Sprintf("%s answers %d: the credentials are wrong or may not write; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host, resp.Status)
 	case reasonRedirect:
 		return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d and wants to send the request elsewhere, which is never followed: name the right host", resp.Host, resp.Status)
 	case reasonBlock:
-		return fmt.Sprintf("output.elasticsearch: %s answers %d: the whole cluster is blocked for writing; lift the block (cluster.blocks.*), or make room on its disks", resp.Host, resp.Status)
+		return fmt.Sprintf("%s answers %d: the whole cluster is blocked for writing; lift the block (cluster.blocks.*), or make room on its disks", resp.Host, resp.Status)
 	case reasonExplicit:
-		return fmt.Sprintf("output.elasticsearch: %s answers 400: events may name no index there; set rest.action.multi.allow_explicit_index to true in its own settings", resp.Host)
+		return fmt.Sprintf("%s answers 400: events may name no index there; set rest.action.multi.allow_explicit_index to true in its own settings", resp.Host)
 	case reasonBusy:
-		return fmt.Sprintf("output.elasticsearch: %s answers 429: it has more to do than it can", resp.Host)
+		return fmt.Sprintf("%s answers 429: it has more to do than it can", resp.Host)
 	case reasonServer:
-		return fmt.Sprintf("output.elasticsearch: %s answers %d: it has a fault of its own", resp.Host, resp.Status)
+		return fmt.Sprintf("%s answers %d: it has a fault of its own", resp.Host, resp.Status)
 	}
 	return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a bulk request: is it Elasticsearch or OpenSearch?", resp.Host, resp.Status)
 }

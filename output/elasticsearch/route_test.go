@@ -156,6 +156,25 @@ func TestIndexIsNoOperationOfStreams(t *testing.T) {
 	}
 }
 
+// The pipeline _none, of an event or of the settings, skips that of the index, as
+// with Beats.
+func TestNoPipelineAtAll(t *testing.T) {
+	for _, tt := range []struct{ pipeline, meta string }{
+		{"%{[@metadata][pipeline]}", `{"pipeline":"_NONE"}`}, {"_none", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.Pipeline = tt.pipeline })
+			b.es.SetSetting("events", "index.default_pipeline", "gone")
+			e := some(1, 2)
+			e[0].meta = tt.meta
+			require.NoError(t, b.returned(b.store(t.Context(), e), time.Second))
+			require.Len(t, b.es.Find(e[0].id), 1)
+			assert.Equal(t, "_none", b.es.Find(e[0].id)[0].Pipeline)
+			b.close()
+		})
+	}
+}
+
 // metric is the sum of a counter's series.
 func metric(t *testing.T, m *metrics.Set, name string) (sum float64) {
 	t.Helper()
