@@ -108,14 +108,14 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 	} else {
 		printChanges(e.stdout, changes, dry)
 	}
-	if dry {
-		return nil
-	}
 	for _, name := range elasticsearch.SampleNames(searchConfig(cfg)) {
 		shape, err := elasticsearch.Simulate(ctx, client, name, parts)
 		if err != nil {
 			fmt.Fprintf(e.stderr, "vtsidecar: what %s would be made from could not be asked: %v\n", name, err)
 			continue
+		}
+		if dry && shape.Awaits(name, changes) {
+			continue // what is planned mends it, or shows in the next run
 		}
 		for _, p := range append(shape.Faults(), shape.Hint()) {
 			if p != "" {

@@ -171,6 +171,32 @@ func TestOutputFindsWhatIsWrongInACluster(t *testing.T) {
 			args: []string{"--output.elasticsearch.index", "logs-app-default", "--output.elasticsearch.op_type", "index"},
 			want: []string{"wrong … it is a data stream, which takes no op_type index"},
 		},
+		"a stream that is there, in OpenSearch": {
+			cfg: esstandin.Config{OpenSearch: true},
+			make: func(t *testing.T, _ *esstandin.Server, url string) {
+				put(t, url, "/_index_template/theirs", `{"index_patterns":["logs-app-*"],"priority":7,"data_stream":{},"template":{"mappings":{"properties":{"arcanna":{"type":"keyword"}}}}}`)
+				put(t, url, "/_data_stream/logs-app-default", "")
+			},
+			args: []string{"--output.elasticsearch.index", "logs-app-default"},
+			want: []string{`wrong … logs-app-default (output.elasticsearch.index): arcanna is mapped as keyword, … index template "theirs"`}, not: []string{"cannot be asked"},
+		},
+		"the fallback is a stream, whatever op_type says": {
+			make: func(t *testing.T, _ *esstandin.Server, url string) {
+				put(t, url, "/_data_stream/logs-vtsidecar-fallback", "")
+			},
+			args: []string{"--output.elasticsearch.op_type", "index"},
+			not:  []string{"op_type"}, good: true,
+		},
+		"without a mapping, with a template and without one": {
+			make: func(t *testing.T, _ *esstandin.Server, url string) {
+				put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-9*"],"priority":7,"template":{}}`)
+			},
+			args: []string{"--output.elasticsearch.allowed_indices", "*beat-*"},
+			want: []string{
+				`warning … mapped by guess: filebeat-9sample by theirs; add "vtsidecar@mappings" to composed_of in their templates`,
+				`warning … mapped by guess: filebeat-sample; no index template applies to them: make one with "vtsidecar@mappings" in its composed_of`,
+			}, good: true,
+		},
 		"a foreign template": {
 			make: func(t *testing.T, _ *esstandin.Server, url string) {
 				put(t, url, "/_index_template/theirs", `{"index_patterns":["their-*"],"priority":7,"template":{"mappings":{"properties":{"arcanna":{"properties":{"ioc":{"properties":{"is_malicious":{"type":"long"}}}}}}}}}`)
@@ -240,6 +266,41 @@ lines:
 		return true
 	}
 	return false
+}
+
+// A dry run warns of other templates as the run itself does, though not of what
+// the templates mend that it would install.
+func TestSetupWarnsBefore(t *testing.T) {
+	_, url := searchStandIn(t, esstandin.Config{OpenSearch: true})
+	put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-*"],"priority":7,"template":{"mappings":{"properties":{"arcanna":{"type":"keyword"}}}}}`)
+	run := func(args ...string) (stdout, stderr string) {
+		p := start(t, nil, "", append([]string{"setup", "--output.elasticsearch.hosts", url}, args...)...)
+		require.Zero(t, p.wait(t), p.stderr.String())
+		return p.stdout.String(), p.stderr.String()
+	}
+	const (
+		theirs = `index filebeat-sample: arcanna is mapped as keyword, but fields of the program are below it; index template "theirs" (priority 7)`
+		nobody = `index logs-sample-sample: what is added to events would be mapped by guess; no index template applies to it: make one with "vtsidecar@mappings" in its composed_of`
+	)
+	stdout, before := run("--dry-run")
+	assert.Contains(t, stdout, "would be created")
+	assert.Contains(t, before, theirs)
+	assert.Contains(t, before, nobody)
+	assert.NotContains(t, before, "logs-vtsidecar-fallback")
+	_, after := run()
+	assert.Equal(t, before, after)
+
+	// A field more, and a template of theirs that has the mapping already.
+	put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-*"],"priority":7,"composed_of":["vtsidecar@mappings"],"template":{}}`)
+	stdout, again := run("--dry-run", "--fields", "x.y:ip")
+	assert.Contains(t, stdout, "would be updated")
+	assert.NotContains(t, again, "filebeat-sample")
+	assert.Contains(t, again, nobody)
+
+	// One before ours stays before it.
+	put(t, url, "/_index_template/first", `{"index_patterns":["logs-vtsidecar-*"],"priority":900,"template":{}}`)
+	_, last := run("--dry-run")
+	assert.Contains(t, last, `index logs-vtsidecar-fallback: what is added to events would be mapped by guess; index template "first" (priority 900) applies to it: add`)
 }
 
 // An index setting of which nothing can come but the fallback is a mistake in the

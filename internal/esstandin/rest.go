@@ -323,6 +323,10 @@ func overlap(a, b []any) bool {
 func (s *Server) simulate(how, name string, body any) (int, any) {
 	templates := maps.Clone(s.templates)
 	var winner string
+	if _, there := s.streams[name]; there && s.cfg.OpenSearch && how == "_simulate_index" {
+		return http.StatusInternalServerError, fail(http.StatusInternalServerError, "illegal_state_exception",
+			"index, alias, and data stream names need to be unique, but the following duplicates were found [data stream ["+name+"] conflicts with index]")
+	}
 	switch {
 	case how == "_simulate" && body == nil:
 		if _, ok := templates[name]; !ok {

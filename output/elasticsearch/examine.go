@@ -526,8 +526,8 @@ func (e *examiner) templates(ctx context.Context, what string, fixed map[string]
 			}
 		}
 	}
-	var unmapped []string
-	tried := map[string]bool{} // templates
+	var unmapped, bare []string // by a template, and without one
+	tried := map[string]bool{}  // templates
 	for i, name := range slices.Sorted(maps.Keys(samples)) {
 		if _, named := fixed[name]; named {
 			continue
@@ -548,15 +548,19 @@ func (e *examiner) templates(ctx context.Context, what string, fixed map[string]
 		for _, f := range s.Faults() {
 			e.found.Wrong("an index such as "+name, "%s", f)
 		}
-		if s.Missing && len(s.Problems) == 0 {
-			by := "without a template"
-			if s.Template != "" {
-				by = "by " + s.Template
-			}
-			unmapped = append(unmapped, name+" "+by)
+		switch {
+		case !s.Missing || len(s.Problems) > 0:
+		case s.Template == "":
+			bare = append(bare, name)
+		default:
+			unmapped = append(unmapped, name+" by "+s.Template)
 		}
 	}
+	const guessed = "in indices such as these what is added is mapped by guess: %s; "
 	if len(unmapped) > 0 {
-		e.found.Warn(what, "in indices such as these what is added is mapped by guess: %s; add %q to composed_of in their templates, or make one", some(unmapped), ComponentName)
+		e.found.Warn(what, guessed+"add %q to composed_of in their templates", some(unmapped), ComponentName)
+	}
+	if len(bare) > 0 {
+		e.found.Warn(what, guessed+"no index template applies to them: make one with %q in its composed_of", some(bare), ComponentName)
 	}
 }

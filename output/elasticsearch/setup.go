@@ -82,14 +82,16 @@ func refusal(resp *Response) error {
 
 // get asks and decodes; nil where there is nothing of that name.
 func get(ctx context.Context, doer Doer, path string) (object, error) {
-	return ask(ctx, doer, &Request{Method: http.MethodGet, Path: path})
+	resp, err := doer.Do(ctx, &Request{Method: http.MethodGet, Path: path})
+	if err != nil {
+		return nil, err
+	}
+	return decoded(resp)
 }
 
-func ask(ctx context.Context, doer Doer, r *Request) (object, error) {
-	resp, err := doer.Do(ctx, r)
+// decoded is an answer; nil where it says that there is nothing of that name.
+func decoded(resp *Response) (object, error) {
 	switch {
-	case err != nil:
-		return nil, err
 	case resp.Status == http.StatusNotFound:
 		return nil, nil
 	case resp.Status != http.StatusOK:
@@ -138,6 +140,7 @@ func current(ctx context.Context, doer Doer, t Template) (object, error) {
 type Shape struct {
 	Template string   // the index template that applies; empty: none does
 	Priority int      // its
+	Composed bool     // it is composed of ComponentName
 	Problems []string // fields that are added and would be mapped otherwise, in words
 	Missing  bool     // what is added is not mapped at all
 	Pipeline string   // index.default_pipeline; empty: none
@@ -146,11 +149,27 @@ type Shape struct {
 // Simulate says how an index or data stream of that name would be made, and
 // what in it does not go together with what is added to events.
 func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Shape, error) {
-	answer, err := ask(ctx, doer, &Request{Method: http.MethodPost, Path: "/_index_template/_simulate_index/" + url.PathEscape(name)})
+	s := &Shape{}
+	if err := s.whose(ctx, doer, name); err != nil {
+		return nil, err
+	}
+	simulated := func(what, name string) (object, int, error) {
+		resp, err := doer.Do(ctx, &Request{Method: http.MethodPost, Path: "/_index_template/" + what + "/" + url.PathEscape(name)})
+		if err != nil {
+			return nil, 0, err
+		}
+		answer, err := decoded(resp)
+		return answer, resp.Status, err
+	}
+	answer, status, err := simulated("_simulate_index", name)
+	if status == http.StatusInternalServerError && s.Template != "" {
+		// OpenSearch, asked for a data stream that exists, finds its name taken. What
+		// its next index would be made from is the template.
+		answer, _, err = simulated("_simulate", s.Template)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &Shape{}
 	template, _ := answer["template"].(object)
 	mappings, _ := template["mappings"].(object)
 	var mapped bool
@@ -160,7 +179,24 @@ func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Sha
 		index, _ := settings["index"].(object)
 		s.Pipeline, _ = index["default_pipeline"].(string)
 	}
-	return s, s.whose(ctx, doer, name)
+	return s, nil
+}
+
+// Awaits reports whether changes that are planned, and not made yet, decide how an
+// index of that name would be made: then its Shape says nothing of what will be.
+func (s *Shape) Awaits(name string, planned []Change) bool {
+	_, own := Templates(nil)
+	pattern, _ := own.Body["index_patterns"].([]any)[0].(string)
+	priority, _ := own.Body["priority"].(int)
+	for _, c := range planned {
+		switch {
+		case c.Action == "none":
+		case c.Kind == own.Kind && matches(pattern, name) && (s.Template == "" || s.Template == TemplateName || s.Priority < priority),
+			c.Kind != own.Kind && s.Composed:
+			return true
+		}
+	}
+	return false
 }
 
 // conflicts are fields that a mapping has and that do not go together with what
@@ -228,8 +264,12 @@ func (s *Shape) by() string {
 
 // Faults are the problems with who makes them, and the mend.
 func (s *Shape) Faults() (all []string) {
+	mend := "mend its mapping, or compose it of %q last"
+	if s.Template == "" {
+		mend = "make one with %q in its composed_of"
+	}
 	for _, p := range s.Problems {
-		all = append(all, fmt.Sprintf("%s; %s: mend its mapping, or compose it of %q last", p, s.by(), ComponentName))
+		all = append(all, fmt.Sprintf("%s; %s: "+mend, p, s.by(), ComponentName))
 	}
 	return all
 }
@@ -268,6 +308,8 @@ func (s *Shape) whose(ctx context.Context, doer Doer, name string) error {
 				best = priority
 				s.Template, _ = entry["name"].(string)
 				s.Priority = int(priority)
+				composed, _ := body["composed_of"].([]any)
+				s.Composed = slices.Contains(composed, any(ComponentName))
 			}
 		}
 	}
