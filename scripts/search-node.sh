@@ -3,7 +3,8 @@
 #   scripts/search-node.sh fetch es|os                              get what a node is made of, and the tools; once
 #   scripts/search-node.sh start es|os DIR PORT [-E setting=value …]  in DIR; a node that was there before has its data still
 #   scripts/search-node.sh stop DIR
-# Start returns when the node answers, and prints its URL. DIR must be reachable for the user nobody where this is run by
+# Start returns when the node answers, and prints its URL. With LEASH=1 the node ends when start's standard input does: a
+# pipe that a test holds is closed however the test ends. DIR must be reachable for the user nobody where this is run by
 # root: both servers refuse to be root.
 # SECURE=1 makes a new node one that speaks only TLS, to users with a password (Elasticsearch: or an API key). DIR/ca.crt is
 # its authority, and admin with the password swordfish-of-tests may do everything. What it was made, it stays.
@@ -15,7 +16,7 @@ security_version=2.19.4.0 # of OpenSearch's plugin: there is none for each versi
 password=swordfish-of-tests
 hash='$2a$04$oNcmj9yNZyC25wg.UluFPeX26cRUFVXjTIXsklqSpeSJ9JKa7.vii' # of it: bcrypt, at the least cost
 
-usage() { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+usage() { sed -n '2,10s/^# //p' "$0" >&2; exit 2; }
 
 # tools installs what is missing of them.
 tools() {
@@ -167,6 +168,11 @@ start() { # KIND DIR PORT ARGUMENTS…
   echo $pid >"$dir/pid"
   if [ -e "$dir/ca.crt" ]; then
     url=https://127.0.0.1:$port with=(--cacert "$dir/ca.crt" -u "admin:$password")
+  fi
+  if [ -n "${LEASH:-}" ]; then
+    exec 3<&0
+    { cat >/dev/null; kill $pid; } <&3 >/dev/null 2>&1 &
+    exec 3<&-
   fi
   for _ in $(seq 480); do
     if curl -sf "${with[@]}" -o /dev/null "$url/_cluster/health"; then

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -26,6 +25,7 @@ type beat struct {
 // settings of one run of Filebeat.
 type settings struct {
 	output string // lines under output.logstash, beside hosts
+	input  string // lines of the input, beside what is set there
 	raw    bool   // keep the line in message, and decode it beside that; else Filebeat's json.keys_under_root
 	once   bool   // end when everything was read and acknowledged
 }
@@ -44,6 +44,9 @@ filebeat.inputs:
   max_backoff: 1s
   close_eof: %t
 `, path, path+".*", s.once)
+	for line := range strings.Lines(s.input) {
+		fmt.Fprintf(&c, "  %s", line)
+	}
 	if s.raw {
 		c.WriteString("processors: [{decode_json_fields: {fields: [message], target: \"\"}}]\n")
 	} else {
@@ -68,18 +71,21 @@ filebeat.inputs:
 var truncated = regexp.MustCompile(`File was truncated`)
 
 // acked waits until Filebeat's registry has the end of the file: everything in
-// it was read, sent and acknowledged.
-func (b *beat) acked(t *testing.T, path string) {
+// it was read, sent and acknowledged. It may take as long as it goes on. Others
+// that have to run for it may be named.
+func (b *beat) acked(t *testing.T, path string, others ...*process) {
 	t.Helper()
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	stat := info.Sys().(*syscall.Stat_t)
 	file := fmt.Sprintf("::%d-%d", stat.Ino, stat.Dev)
-	var offset int64
-	require.Eventually(t, func() bool {
-		offset = b.offset(file)
-		return offset == info.Size()
-	}, patience, 50*time.Millisecond, "Filebeat's acks stop short of the end of %s, %d bytes", path, info.Size())
+	for offset := b.offset(file); offset != info.Size(); {
+		was := offset
+		await(t, fmt.Sprintf("Filebeat's acks go on from byte %d of %d in %s", was, info.Size(), path), func() bool {
+			offset = b.offset(file)
+			return offset != was
+		}, append(others, b.process)...)
+	}
 }
 
 // offset is the last one in the registry's log for a file, named by inode and

@@ -129,6 +129,24 @@ func (p *process) say(t *testing.T, re *regexp.Regexp, n int) []string {
 	}
 }
 
+// await waits until something is so, and for nothing once one of those that have
+// to run for it has ended. What is waited for is looked at ten times a second.
+func await(t *testing.T, what string, so func() bool, running ...*process) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !so(); <-tick.C {
+		for _, p := range running {
+			select {
+			case <-p.exited:
+				require.FailNow(t, fmt.Sprintf("%s ended (%d) before this: %s", p.name, p.code, what))
+			default:
+			}
+		}
+		require.True(t, time.Now().Before(deadline), "this never was so: %s", what)
+	}
+}
+
 func (p *process) tail(n int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -248,7 +266,7 @@ func openOutput(t *testing.T, name string) io.Reader {
 // listens is what the program says of its admin server.
 var listens = regexp.MustCompile(`"admin\.address":"([0-9.]+:[0-9]+)"`)
 
-// metric is the sum of a metric's series at this moment.
+// metric is the sum of a metric's series at this moment, or one series with its labels.
 func (s *sidecar) metric(t *testing.T, name string) (sum float64) {
 	t.Helper()
 	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -258,7 +276,7 @@ func (s *sidecar) metric(t *testing.T, name string) (sum float64) {
 	found := false
 	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
 		series, value, _ := strings.Cut(lines.Text(), " ")
-		if base, _, _ := strings.Cut(series, "{"); base != name {
+		if base, _, _ := strings.Cut(series, "{"); base != name && series != name {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)

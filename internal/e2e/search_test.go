@@ -27,6 +27,7 @@ type node struct {
 	settings []string
 	secured  bool // TLS, and the user admin with adminPassword
 	url      string
+	leash    *os.File // the node ends when this is closed, and so with this process
 }
 
 // startNode starts an empty node. Settings are as -E of the server takes them.
@@ -67,21 +68,35 @@ func (n *node) start(t *testing.T) {
 	for _, s := range n.settings {
 		args = append(args, "-E", s)
 	}
-	n.url = n.script(t, args...)
+	held, leash, err := os.Pipe()
+	require.NoError(t, err)
+	defer held.Close()
+	n.leash = leash
+	n.url = n.script(t, held, args...)
 }
 
 func (n *node) stop(t *testing.T) {
 	t.Helper()
-	n.script(t, "stop", n.dir)
+	n.script(t, nil, "stop", n.dir)
+	if n.leash != nil {
+		n.leash.Close()
+		n.leash = nil
+	}
 }
 
-func (n *node) script(t *testing.T, args ...string) string {
+// script runs the nodes' script and returns what it prints. What it starts ends
+// when nobody holds the other end of the pipe held any more.
+func (n *node) script(t *testing.T, held *os.File, args ...string) string {
 	t.Helper()
 	name := os.Getenv("SEARCH_NODE")
 	require.NotEmpty(t, name, "these tests are run by make test-real")
 	c := exec.Command(name, args...)
+	c.Env = os.Environ()
 	if n.secured {
-		c.Env = append(os.Environ(), "SECURE=1")
+		c.Env = append(c.Env, "SECURE=1")
+	}
+	if held != nil {
+		c.Stdin, c.Env = held, append(c.Env, "LEASH=1")
 	}
 	out, err := c.Output()
 	var failed *exec.ExitError
@@ -284,6 +299,8 @@ func TestSearch(t *testing.T) {
 				{"mapping conflict", mappingConflict},
 				{"blocks", blocked},
 				{"missing pipelines", missingPipelines},
+				{"Filebeat and a node that restarts", nodeRestarts},
+				{"Filebeat and a program that is killed", killedStoring},
 			} {
 				if !t.Run(c.name, func(t *testing.T) { c.test(t, n, vt) }) && c.name == "setup" {
 					t.FailNow() // without templates nothing is as it should be
