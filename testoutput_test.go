@@ -290,14 +290,16 @@ func TestSetupWarnsBefore(t *testing.T) {
 	_, after := run()
 	assert.Equal(t, before, after)
 
-	// A field more, and a template of theirs that has the mapping already.
+	// What an older run left of the mapping, in a template of theirs.
+	put(t, url, "/_component_template/vtsidecar@mappings", `{"template":{},"_meta":{"managed_by":"vtsidecar"}}`)
 	put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-*"],"priority":7,"composed_of":["vtsidecar@mappings"],"template":{}}`)
-	stdout, again := run("--dry-run", "--fields", "x.y:ip")
+	stdout, again := run("--dry-run")
 	assert.Contains(t, stdout, "would be updated")
 	assert.NotContains(t, again, "filebeat-sample")
 	assert.Contains(t, again, nobody)
 
 	// One before ours stays before it.
+	_, url = searchStandIn(t, esstandin.Config{OpenSearch: true})
 	put(t, url, "/_index_template/first", `{"index_patterns":["logs-vtsidecar-*"],"priority":900,"template":{}}`)
 	_, last := run("--dry-run")
 	assert.Contains(t, last, `index logs-vtsidecar-fallback: what is added to events would be mapped by guess; index template "first" (priority 900) applies to it: add`)
