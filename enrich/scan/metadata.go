@@ -6,16 +6,21 @@ import "slices"
 // no part of it. Its rule is that of site.go: what it is given is valid JSON.
 
 // Metadata is where the value of the event's @metadata stands in raw, which was
-// scanned; the last one where there are several, empty where there is none.
+// scanned; the last one where there are several, empty where there is none. Keys
+// that spell something below it, as "@metadata.x" does, are no part of it.
 func (r *Result) Metadata(raw []byte) Span {
 	if r.meta == (span{}) {
 		return Span{}
 	}
 	key := skip(raw, r.meta.from)
-	if _, how := follow(raw[r.meta.from+1:key-1], "@metadata"); how != keyIs {
-		return Span{} // a key that spells something below it
-	}
 	return Span{blank(raw, blank(raw, key)+1), r.meta.to}
+}
+
+// isMetadata tells the key @metadata, as it is spelled, from one that goes on
+// below it.
+func isMetadata(key []byte) bool {
+	_, how := follow(key, "@metadata")
+	return how == keyIs
 }
 
 // SetMetadataID gives the line that begins at from, the last one in lines and

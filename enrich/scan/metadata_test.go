@@ -48,14 +48,16 @@ func TestRoutes(t *testing.T) {
 func TestMetadata(t *testing.T) {
 	s := mustNew(t)
 	for doc, want := range map[string]string{
-		`{"a":1}`:                                   ``,
-		`{"@metadata":{"beat":"x"},"a":1}`:          `{"beat":"x"}`,
-		`{"a":1, "\u0040metadata" : ["y"] , "b":2}`: `["y"]`,
-		`{"@metadata":null}`:                        `null`,
-		`{"@metadata":"text"}`:                      `"text"`,
-		`{"@metadata":{"n":1},"@metadata":{"n":2}}`: `{"n":2}`,
-		`{"@metadata.beat":"x"}`:                    ``,
-		`{"x":{"@metadata":{"n":1}}}`:               ``,
+		`{"a":1}`:                                     ``,
+		`{"@metadata":{"beat":"x"},"a":1}`:            `{"beat":"x"}`,
+		`{"a":1, "\u0040metadata" : ["y"] , "b":2}`:   `["y"]`,
+		`{"@metadata":null}`:                          `null`,
+		`{"@metadata":"text"}`:                        `"text"`,
+		`{"@metadata":{"n":1},"@metadata":{"n":2}}`:   `{"n":2}`,
+		`{"@metadata.beat":"x"}`:                      ``,
+		`{"@metadata":{"n":1},"@metadata.x":{"n":2}}`: `{"n":1}`,
+		`{"@metadata.x":1,"\u0040metadata":{"n":1},"@metadata\u002ex":{"n":2}}`: `{"n":1}`,
+		`{"x":{"@metadata":{"n":1}}}`:                                           ``,
 	} {
 		r := mustScan(t, s, doc)
 		m := r.Metadata([]byte(doc))

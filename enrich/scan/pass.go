@@ -171,7 +171,7 @@ func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 				f.kept, f.keptMeta = true, true
 				r.HasSite = true
 			case mark == roleMetadata:
-				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true, stays: s.keepMeta}
+				t.open = cut{depth: depth, from: from, comma: t.comma, meta: true, whole: isMetadata(b[from+1 : p-1]), stays: s.keepMeta}
 				if s.keepMeta {
 					f.kept, f.keptMeta = true, true
 				}
@@ -426,10 +426,11 @@ const (
 
 // cut is the member that is being cut out.
 type cut struct {
-	depth int // of the object that it is a member of; -1: none is
-	from  int // its key
-	comma int // the comma before it; means nothing for the first member
-	meta  bool
+	depth int  // of the object that it is a member of; -1: none is
+	from  int  // its key
+	comma int  // the comma before it; means nothing for the first member
+	meta  bool // it is @metadata, or something below it
+	whole bool // it is @metadata itself
 	stays bool // it is only no part of the event, and not cut
 }
 
@@ -458,7 +459,7 @@ func (r *Result) done(b []byte, p, n int, t *tally) (int, string) {
 // cut notes the bytes of a member that goes, with one of the commas beside it.
 // The member ends at end, and what follows it stands at p, a comma or not.
 func (r *Result) cut(c cut, f *frame, end, p int, comma bool) {
-	if c.meta {
+	if c.whole {
 		r.meta = span{c.from, end}
 	}
 	if c.stays {

@@ -220,7 +220,7 @@ func under(names []string, prefix ...string) bool {
 	return len(names) >= len(prefix) && slices.Equal(names[:len(prefix)], prefix)
 }
 
-func isMetadata(path []refStep) bool {
+func refIsMetadata(path []refStep) bool {
 	return len(path) > 0 && path[0].name == "@metadata" && path[0].index < 0
 }
 
@@ -243,7 +243,7 @@ func (n *refNode) prune(path []refStep, verdicts bool) *refNode {
 	out.members, out.elements = nil, nil
 	for _, m := range n.members {
 		p := extendSteps(path, exact(m.units))
-		if isMetadata(p) || verdicts && isVerdict(p) {
+		if refIsMetadata(p) || verdicts && isVerdict(p) {
 			continue
 		}
 		m.value = m.value.prune(p, verdicts)
@@ -318,7 +318,7 @@ func refLine(n *refNode, ioc string) string {
 // hasVerdict says whether an arcanna.ioc is in the tree, outside of @metadata.
 func (n *refNode) hasVerdict(path []refStep) bool {
 	for _, m := range n.members {
-		if p := extendSteps(path, exact(m.units)); !isMetadata(p) && (isVerdict(p) || m.value.hasVerdict(p)) {
+		if p := extendSteps(path, exact(m.units)); !refIsMetadata(p) && (isVerdict(p) || m.value.hasVerdict(p)) {
 			return true
 		}
 	}
@@ -337,7 +337,7 @@ func refLeaves(n *refNode, file bool) []string {
 	n.leaves(nil, true, func(path []refStep, what string) {
 		names, arrays := dotted(path)
 		switch name := strings.Join(names, "."); {
-		case isMetadata(path), isVerdict(path),
+		case refIsMetadata(path), isVerdict(path),
 			name == "arcanna" && !arrays && what == "{", // our verdict fills it
 			name == "agent.ephemeral_id", name == "event.created", name == "event.ingested",
 			name == "@timestamp" && file,
@@ -411,7 +411,7 @@ func (c *refCollector) object(n *refNode, path []refStep) {
 	}
 	for _, m := range n.members {
 		p := extendSteps(path, exact(m.units))
-		if isMetadata(p) || isVerdict(p) {
+		if refIsMetadata(p) || isVerdict(p) {
 			continue
 		}
 		if m.value.kind == '"' {
@@ -467,7 +467,7 @@ func refRoutes(n *refNode, paths []string) [][]byte {
 	var walk func(n *refNode, path []refStep)
 	walk = func(n *refNode, path []refStep) {
 		for _, m := range n.members {
-			if p := extendSteps(path, exact(m.units)); !isMetadata(p) && !isVerdict(p) {
+			if p := extendSteps(path, exact(m.units)); !refIsMetadata(p) && !isVerdict(p) {
 				walk(m.value, p)
 			}
 		}
@@ -498,15 +498,12 @@ func refRoutes(n *refNode, paths []string) [][]byte {
 	return out
 }
 
-// refMetadata is the value of the last @metadata; nil: there is none, or dotted
-// keys spell something below it.
+// refMetadata is the value of the last @metadata; nil: there is none. Dotted keys
+// that spell something below it do not count.
 func refMetadata(n *refNode) (value *refNode) {
 	for _, m := range n.members {
-		if p := extendSteps(nil, exact(m.units)); isMetadata(p) {
-			value = nil
-			if len(p) == 1 {
-				value = m.value
-			}
+		if p := extendSteps(nil, exact(m.units)); refIsMetadata(p) && len(p) == 1 {
+			value = m.value
 		}
 	}
 	return value
