@@ -21,6 +21,10 @@ import (
 // maxItems, all refused with a long reason, is shorter.
 const maxAnswer = 64 << 20
 
+// maxKept bounds a compressed body whose memory is used again; what a giant took
+// goes.
+const maxKept = 16 << 20
+
 // ClientConfig says how to reach a cluster. All but Hosts may be zero.
 type ClientConfig struct {
 	Hosts            []*url.URL // http or https, perhaps with a path before all others, perhaps with credentials
@@ -209,7 +213,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	defer func() {
 		cancel()
 		whom.using.Wait() // then the bytes are free
-		if compressed != nil {
+		if compressed != nil && compressed.Cap() <= maxKept {
 			c.buffers.Put(compressed)
 		}
 	}()
