@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -16,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"vtsidecar/internal/backoff"
 	"vtsidecar/internal/event"
 )
 
@@ -40,9 +40,7 @@ import (
 const (
 	bulkPath = "/_bulk?filter_path=" + bulkFilter
 
-	maxItems  = 16 << 10 // of a request, so that its answer stays within bounds
-	firstWait = time.Second
-	longWait  = time.Minute
+	maxItems  = 16 << 10         // of a request, so that its answer stays within bounds
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
 	lastMost  = 10 * time.Second // that a cluster may be busy, or answer oddly, before it counts as down
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
@@ -663,7 +661,7 @@ func (w *worker) countFailure(result outcome, words string) {
 	case result.fixed:
 		o.pause = now.Add(retryAuth)
 	default:
-		o.pause = now.Add(backoff(more + 1))
+		o.pause = now.Add(backoff.After(more + 1))
 	}
 	if lasts := result.reason == reasonBusy || result.reason == reasonStatus; o.failures < tries || lasts && now.Sub(o.failing) < lastMost {
 		return
@@ -751,18 +749,6 @@ func (o *Output) reached() {
 	}
 }
 
-// backoff is the pause after so many failures in a row: 1 s, doubled each time,
-// 60 s at most, and up to a half more by chance, so that a fleet does not come
-// back all at once.
-func backoff(failures int) time.Duration {
-	d := longWait
-	if failures < 7 {
-		d = min(firstWait<<max(failures-1, 0), longWait)
-	}
-	d = d * 2 / 3
-	return max(d+rand.N(d/2+1), firstWait)
-}
-
 // settle tells the jobs what became of their lines.
 func (w *worker) settle() {
 	letters := map[*job][]event.DeadLetter{}
@@ -820,7 +806,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 				retry = append(retry, it.line)
 			}
 		}
-		o.delay(p, retry, now.Add(backoff(p.tries+1)))
+		o.delay(p, retry, now.Add(backoff.After(p.tries+1)))
 		o.delay(p, fixed, now.Add(retryAuth))
 		if p.tries == 0 {
 			j.retrying += len(retry) + len(fixed)

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 
 	v2 "github.com/elastic/go-lumber/client/v2"
 
+	"vtsidecar/internal/backoff"
 	"vtsidecar/internal/event"
 	"vtsidecar/internal/metrics"
 )
@@ -32,8 +32,6 @@ const (
 	perHost        = 8       // connections: one has one window under way
 	level          = 3       // of compression, as Beats have it
 	longestWindow  = 10 * time.Minute
-	firstRest      = time.Second
-	longRest       = time.Minute
 	lapse          = 2 * time.Minute // longer than any rest
 	keptBuffer     = 2 << 20         // of a connection, compressed; what a giant took is not kept
 )
@@ -273,7 +271,7 @@ func (o *Output) release(t turn, err error, stale bool) {
 		o.seen = time.Now()
 		if h.failures == t.failures { // of windows that fail together the first one counts
 			h.failures++
-			h.rest = o.seen.Add(rest(h.failures))
+			h.rest = o.seen.Add(backoff.After(h.failures))
 		}
 		o.sick()
 	}
@@ -322,16 +320,6 @@ func (o *Output) words() string {
 func (o *Output) wake() {
 	close(o.changed)
 	o.changed = make(chan struct{})
-}
-
-// rest is how long a host is left alone after so many failures in a row: 1 s,
-// doubled each time up to 60 s, with a third of it by chance.
-func rest(failures int) time.Duration {
-	d := longRest
-	if failures < 7 {
-		d = firstRest << (failures - 1)
-	}
-	return d - rand.N(d/3)
 }
 
 // reason is a label of a metric for what went wrong.

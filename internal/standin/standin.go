@@ -1,0 +1,50 @@
+// Package standin runs a stand-in of something outside as a program of its own,
+// for demonstrations, benchmarks and tests of whole processes.
+package standin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// drain is how long requests may take to end when the program does.
+const drain = 5 * time.Second
+
+// Handler is a stand-in.
+type Handler interface {
+	http.Handler
+	Close() // ends the answers that hang
+}
+
+// Serve answers at an address until ctx ends. When it listens it says so in one
+// line on stderr that holds name and address=HOST:PORT.
+func Serve(ctx context.Context, name, address string, h Handler, stderr io.Writer) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	fmt.Fprintf(stderr, "%s: listening address=%s\n", name, l.Addr())
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	h.Close() // first: what hangs would hold the shutdown
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	err = srv.Shutdown(ctx)
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
+	return err
+}
