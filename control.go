@@ -57,6 +57,7 @@ func openControl(cfg *configs.Config, dead *output.DeadLetter, to output.Sender,
 				}
 			}
 			e.Progress = func(t output.Tally) { say(editLine{Tally: t}) }
+			say(editLine{}) // it is begun, and may take long
 			t, err := do(r.Context(), e)
 			line := editLine{Tally: t, Done: true}
 			if err != nil {
@@ -92,12 +93,13 @@ func askServer(ctx context.Context, cfg *configs.Config, path string, e output.E
 	}
 	var line editLine
 	for dec := json.NewDecoder(resp.Body); !line.Done; {
+		last := line.Tally
 		line = editLine{}
 		if err := dec.Decode(&line); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return line.Tally, fmt.Errorf("the server went away meanwhile: %w", err)
+			return last, fmt.Errorf("the server went away meanwhile: %w", err)
 		}
 		if !line.Done && e.Progress != nil {
 			e.Progress(line.Tally)

@@ -5,15 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vtsidecar/configs"
+	"vtsidecar/internal/control"
 	"vtsidecar/internal/esstandin"
 	"vtsidecar/internal/event"
 	"vtsidecar/output"
@@ -127,6 +131,114 @@ func TestReplayAfterAMend(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReplayIsInterrupted: whoever ends in the middle of a replay, the command or
+// the server, by a signal or killed, while the cluster stores what it was sent and
+// does not say so: nothing is lost, nothing is doubled, and the next replay brings
+// it to its end.
+func TestReplayIsInterrupted(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		serves, command bool // a server runs; the command is what ends
+		kill            bool // by SIGKILL
+	}{
+		{name: "Ctrl-C", command: true}, {name: "Ctrl-C, beside a server", serves: true, command: true},
+		{name: "the server stops", serves: true},
+		{name: "kill -9", command: true, kill: true}, {name: "kill -9, beside a server", serves: true, command: true, kill: true},
+		{name: "kill -9 of the server", serves: true, kill: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			es, url := clusterStandIn(t)
+			data := t.TempDir()
+			settings := []string{"--path.data", data, "--output.elasticsearch.hosts", url}
+			d, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: filepath.Join(data, "dead-letter"), Output: "elasticsearch"})
+			require.NoError(t, err)
+			const letters = 3
+			for n := range letters {
+				e := fmt.Sprintf(`{"n":%d}`, n)
+				require.NoError(t, d.Store(context.Background(), []event.DeadLetter{{
+					Reason: "refused", Event: []byte(e), Length: int64(len(e)), Status: 400, Target: &event.Target{ID: fmt.Sprint("id", n), Index: "filebeat-9", Op: "create"},
+				}}))
+			}
+			require.NoError(t, d.Close(context.Background()))
+			require.NoError(t, es.SetFaults(esstandin.Fault{Kind: "hang", Stored: true}))
+
+			serve := append([]string{"--input.address", "127.0.0.1:0", "--admin.address", "off", "--vt.enabled=false"}, settings...)
+			replay := append([]string{"dlq", "replay", "--json"}, settings...)
+			var server, command *program
+			end := func() {}
+			switch {
+			case c.kill && c.serves && !c.command:
+				cmd, stderr := process(t, serve...)
+				(&program{stderr: stderr}).address(t)
+				end = func() { require.NoError(t, cmd.Process.Kill()); _ = cmd.Wait() }
+			case c.serves:
+				server = start(t, nil, "", serve...)
+				server.address(t)
+				end = server.stop
+			}
+			if c.kill && c.command {
+				cmd, _ := process(t, replay...)
+				end = func() { require.NoError(t, cmd.Process.Kill()); _ = cmd.Wait() }
+			} else {
+				command = start(t, nil, "", replay...)
+				if c.command {
+					end = command.stop
+				}
+			}
+			require.Eventually(t, func() bool { return len(es.Docs("filebeat-9")) == letters }, patience, time.Millisecond, "it does not begin")
+			end()
+			if command != nil {
+				require.Equal(t, exitFail, command.wait(t), command.stderr)
+				says := "interrupted"
+				switch {
+				case !c.command && c.kill:
+					says = "the server went away meanwhile"
+				case !c.command:
+					says = "context canceled"
+				}
+				assert.Contains(t, command.stderr.String(), says)
+				assert.Zero(t, tallyOf(t, command.stdout.String()).Stored)
+			}
+			if server != nil && !c.command {
+				require.Zero(t, server.wait(t), server.stderr)
+			}
+			require.NoError(t, es.SetFaults())
+
+			// Of a command that was killed the server may not know yet.
+			var stdout string
+			require.Eventually(t, func() bool {
+				status, out, stderr := dlq(t, "", replay[1:]...)
+				stdout = out
+				return status == exitDone || !assert.Contains(t, stderr, output.ErrEditing.Error())
+			}, patience, time.Millisecond)
+			assert.Equal(t, output.Tally{Matched: letters, Stored: letters}, tallyOf(t, stdout))
+			docs := es.Docs("")
+			require.Len(t, docs, letters)
+			for _, d := range docs {
+				assert.EqualValues(t, 1, d.Version)
+			}
+			_, _, stderr := dlq(t, "", append([]string{"list"}, settings...)...)
+			assert.Contains(t, stderr, "There are no dead letters")
+		})
+	}
+}
+
+// What a server has done before it is gone is told, as far as it said so.
+func TestServerGoesAway(t *testing.T) {
+	dir := t.TempDir()
+	l, err := control.Listen(dir)
+	require.NoError(t, err)
+	s := control.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		assert.NoError(t, json.NewEncoder(w).Encode(editLine{Tally: output.Tally{Matched: 5, Stored: 3}}))
+		assert.NoError(t, http.NewResponseController(w).Flush())
+		panic(http.ErrAbortHandler)
+	}))
+	tally, err := askServer(t.Context(), &configs.Config{DataDir: dir}, replayPath, output.Edit{})
+	require.ErrorContains(t, err, "the server went away meanwhile")
+	assert.Equal(t, output.Tally{Matched: 5, Stored: 3}, tally)
+	require.NoError(t, s.Close(t.Context()))
 }
 
 // TestReplayThroughThePipeline: an event over which the program failed goes the

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -26,7 +27,33 @@ import (
 	"vtsidecar/internal/vtstandin"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProgram is set where the test's own binary is to be the program, so that a
+// test can kill it.
+const asProgram = "VTSIDECAR_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Unsetenv(asProgram)
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// process starts the program as a process of its own, which ends with the test.
+func process(t *testing.T, args ...string) (cmd *exec.Cmd, stderr *printed) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	stderr = newPrinted()
+	cmd = exec.Command(self, args...)
+	cmd.Env, cmd.Stderr = []string{asProgram + "=1"}, stderr
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may be gone
+		_ = cmd.Wait()
+	})
+	return cmd, stderr
+}
 
 // patience is how long a test waits for something that is bound to happen.
 const patience = 30 * time.Second

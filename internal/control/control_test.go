@@ -3,12 +3,16 @@ package control_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -112,4 +116,62 @@ func TestCloseEndsWhatWasBegun(t *testing.T) {
 	require.NoError(t, s.Close(t.Context()))
 	assert.ErrorIs(t, <-ended, context.Canceled)
 	<-done
+}
+
+// pipes is a listener without a network, so that a test may run on a clock of its
+// own.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// TestAnswersTakeTheirTime: what a command has begun is not ended because it
+// takes long, whether it says something meanwhile or not.
+func TestAnswersTakeTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		s := control.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadAll(r.Body)
+			io.WriteString(w, "begun ")
+			assert.NoError(t, http.NewResponseController(w).Flush())
+			select {
+			case <-r.Context().Done():
+				io.WriteString(w, "given up")
+			case <-time.After(time.Hour): // of the bubble's clock
+				io.WriteString(w, "done")
+			}
+		}))
+		client := &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := net.Pipe()
+				l.conns <- theirs
+				return ours, nil
+			},
+		}}
+		resp, err := client.Post("http://control/", "application/json", strings.NewReader("{}"))
+		require.NoError(t, err)
+		b, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		assert.Equal(t, "begun done", string(b))
+		require.NoError(t, resp.Body.Close())
+		require.NoError(t, s.Close(t.Context()))
+	})
 }

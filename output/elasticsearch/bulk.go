@@ -217,9 +217,18 @@ func (o *Output) end(j *job) {
 		o.sweep()
 	}
 	if o.closing {
+		o.endUnwanted()
 		o.wake()
 	}
 	o.mu.Unlock()
+}
+
+// endUnwanted ends requests under way at Close that no Store waits for any more:
+// a cluster that hangs would hold up the end for nothing. The caller holds mu.
+func (o *Output) endUnwanted() {
+	if len(o.jobs) == 0 {
+		o.cut()
+	}
 }
 
 // has reports whether a job has not ended. The caller holds mu.

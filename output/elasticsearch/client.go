@@ -21,6 +21,9 @@ import (
 // maxItems, all refused with a long reason, is shorter.
 const maxAnswer = 64 << 20
 
+// closeMost is more than Close ever takes.
+const closeMost = 5 * time.Second
+
 // maxKept bounds a compressed body whose memory is used again; what a giant took
 // goes.
 const maxKept = 16 << 20
@@ -111,8 +114,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Close ends what the client keeps open.
+// Close ends what the client keeps open. It waits for no host, so it does its work
+// also when ctx has ended.
 func (c *Client) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeMost)
+	defer cancel()
 	for _, tp := range c.hosts {
 		tp.CloseIdleConnections()
 	}

@@ -186,6 +186,15 @@ func TestClientLeavesBodiesAlone(t *testing.T) {
 	}
 }
 
+// What it has to do at the end it does, however late it is.
+func TestClientClosesAfterTheDeadline(t *testing.T) {
+	for range 20 { // whether it waits for ctx is left to chance
+		c, err := elasticsearch.NewClient(elasticsearch.ClientConfig{Hosts: []*url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}, Direct: true})
+		require.NoError(t, err)
+		require.NoError(t, c.Close(canceled(t)))
+	}
+}
+
 func TestNewClientRefuses(t *testing.T) {
 	_, err := elasticsearch.NewClient(elasticsearch.ClientConfig{})
 	require.ErrorContains(t, err, "output.elasticsearch.hosts")

@@ -304,6 +304,7 @@ func (o *Output) Replay(ctx context.Context, letters []event.DeadLetter) (refuse
 func (o *Output) Close(ctx context.Context) error {
 	o.mu.Lock()
 	o.closing = true
+	o.endUnwanted()
 	o.wake()
 	o.mu.Unlock()
 	done := make(chan struct{})

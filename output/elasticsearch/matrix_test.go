@@ -810,6 +810,34 @@ func TestStoreIsGivenUp(t *testing.T) {
 	})
 }
 
+// A request that nobody waits for any more does not hold up the end.
+func TestCloseWaitsForNobody(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := open(t, esstandin.Config{})
+			require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "hang"}))
+			ctx, cancel := context.WithCancel(t.Context())
+			done := b.store(ctx, some(0, 10))
+			synctest.Wait()
+			began := time.Now()
+			closed := make(chan error, 1)
+			if before {
+				go func() { closed <- b.out.Close(t.Context()) }()
+				synctest.Wait()
+				cancel()
+			} else {
+				cancel()
+				synctest.Wait()
+				closed <- b.out.Close(t.Context())
+			}
+			require.ErrorIs(t, <-done, context.Canceled)
+			require.NoError(t, <-closed)
+			assert.Zero(t, time.Since(began), "of the bubble's clock")
+			b.es.Close()
+		})
+	}
+}
+
 // What waits for another try when its Store ends is not sent any more: its bytes
 // belong to somebody else.
 func TestNothingIsSentAfterStore(t *testing.T) {
