@@ -92,7 +92,7 @@ func (n *node) compose(t *testing.T, pattern, more string) {
 	require.Zero(t, code)
 	name, _, _ := strings.Cut(pattern, "*")
 	n.do(t, "PUT", "/_index_template/"+name, `{"index_patterns":["`+pattern+`"],`+more+`"priority":300,"composed_of":["vtsidecar@mappings"],
-		"template":{"settings":{"refresh_interval":"30s"},"mappings":{"dynamic_templates":[{"words":{"match_mapping_type":"string","mapping":{"type":"keyword"}}}]}}}`)
+		"template":{"settings":{"refresh_interval":"30s","translog.flush_threshold_size":"32mb"},"mappings":{"dynamic_templates":[{"words":{"match_mapping_type":"string","mapping":{"type":"keyword"}}}]}}}`)
 }
 
 // The series of events that a node took, and of those that it had before.
