@@ -138,11 +138,14 @@ func checkOutput(es *configs.Elasticsearch) (mistakes []configs.Mistake) {
 	return mistakes
 }
 
-// outputMemory is what an output may hold beside input.memory: the bodies of its
-// requests, plain and compressed, and their answers.
+// outputMemory is what an output may hold beside input.memory: of Elasticsearch
+// the bodies of its requests, plain and compressed, and their answers.
 func outputMemory(cfg *configs.Config) int64 {
-	if cfg.Output != configs.OutputToElasticsearch {
-		return 0
+	switch cfg.Output {
+	case configs.OutputToElasticsearch:
+		return int64(cfg.Elasticsearch.Workers) * 2 * cfg.Elasticsearch.BulkMaxBytes
+	case configs.OutputToLogstash:
+		return logstash.Memory(len(cfg.Logstash.Hosts))
 	}
-	return int64(cfg.Elasticsearch.Workers) * 2 * cfg.Elasticsearch.BulkMaxBytes
+	return 0
 }

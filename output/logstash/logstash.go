@@ -51,6 +51,14 @@ type Config struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
+// Memory is what an output to so many hosts may keep beside the lines that are
+// under way, in bytes: what its connections have for the next window, and the
+// compressors.
+func Memory(hosts int) int64 {
+	const compressor = 1 << 20
+	return int64(hosts) * perHost * (keptBuffer + compressor)
+}
+
 // Output forwards events. Its methods are safe for concurrent use.
 type Output struct {
 	cfg  Config
