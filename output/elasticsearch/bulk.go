@@ -558,7 +558,7 @@ func (w *worker) answered(resp *Response, err error) {
 				it.detail += ": " + readable(typ+": "+reason, 4<<10)
 			}
 			w.settle()
-		case result.odd(resp.Status):
+		case result.odd:
 			w.doubted(resp, result)
 		default:
 			w.failed(result, w.statusWords(resp, result))
@@ -646,8 +646,9 @@ func (w *worker) failed(result outcome, words string) {
 
 // countFailure draws the conclusions from a request that failed: a pause, and
 // whether the cluster counts as down. Of what fails side by side the first one
-// counts, since it may all be one host; no host may be left that was not tried;
-// and a cluster that is only busy is not down. The caller holds mu.
+// counts, since it may all be one host; no host may be left that was not tried; a
+// cluster that is only busy is not down; and what may be about a single event is
+// tried again soon at first, to find that out. The caller holds mu.
 func (w *worker) countFailure(result outcome, words string) {
 	o, now := w.o, time.Now()
 	if o.down != nil {
@@ -664,20 +665,24 @@ func (w *worker) countFailure(result outcome, words string) {
 	if result.fixed {
 		tries = o.cfg.Hosts // where it has said what is wrong
 	}
+	lasts := now.Sub(o.failing) >= lastMost
 	switch more := o.failures - tries; {
 	case more < 0 && result.reason != reasonBusy:
 		return // perhaps another host is well
-	case result.fixed:
+	case result.fixed && (lasts || !result.odd):
 		o.pause = now.Add(retryAuth)
 	default:
 		o.pause = now.Add(backoff.After(more + 1))
 	}
-	if lasts := result.reason == reasonBusy || result.reason == reasonStatus; o.failures < tries || lasts && now.Sub(o.failing) < lastMost {
+	if o.failures < tries || !lasts && (result.reason == reasonBusy || result.odd && !result.fixed) {
 		return
 	}
 	if o.down == nil {
 		o.down = &trouble{since: now, seen: now}
 		o.cfg.Metrics.OutputUp.Set(0)
+	}
+	if !o.down.logged && (lasts || !result.odd) {
+		o.down.logged = true
 		o.cfg.Log.Error("Elasticsearch takes nothing at present; windows wait for it", "reason", result.reason, "error", words)
 	}
 	o.down.words = words
@@ -752,7 +757,9 @@ func (o *Output) reached() {
 	}
 	o.failures, o.pause = 0, time.Time{}
 	if o.down != nil {
-		o.cfg.Log.Info("Elasticsearch takes events again", "seconds", int(time.Since(o.down.since).Seconds()))
+		if o.down.logged {
+			o.cfg.Log.Info("Elasticsearch takes events again", "seconds", int(time.Since(o.down.since).Seconds()))
+		}
 		o.cfg.Metrics.OutputUp.Set(1)
 		o.down = nil
 	}
@@ -785,7 +792,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 	for i := 0; i < len(w.items); { // by pieces, in whose order the items stand
 		at := w.items[i].piece
 		p, j := &w.took[at], w.took[at].job
-		if w.items[i].result.reason != reasonStatus {
+		if !w.items[i].result.odd {
 			if !p.doubt.IsZero() && p.tries > 0 {
 				o.unbar()
 			}
@@ -805,7 +812,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 				settled++
 				continue
 			case outage:
-				if it.result.reason != reasonStatus {
+				if !it.result.odd {
 					o.fault(it, now)
 				}
 			}

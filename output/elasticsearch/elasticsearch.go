@@ -115,9 +115,10 @@ type Output struct {
 
 // trouble is an outage in words, for readiness and for one line in the log.
 type trouble struct {
-	words string
-	since time.Time
-	seen  time.Time // when it was met last
+	words  string
+	since  time.Time
+	seen   time.Time // when it was met last
+	logged bool      // of down: it has lasted, or is no doubt
 }
 
 // Open starts the workers. Nothing is sent yet: a cluster that is away is no

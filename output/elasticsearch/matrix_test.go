@@ -352,6 +352,8 @@ func requestFault(t *testing.T, f esstandin.Fault) {
 	assert.Zero(t, b.dead.count())
 	tries := b.bulks()
 	switch {
+	case f.Status == 403 && f.Kind == "status_html":
+		assert.InDelta(t, 24.5, tries, 2.5, "every 30 s, when it is no single event")
 	case f.Status == 401 || f.Status == 403:
 		assert.InDelta(t, 20.5, tries, 0.5, "every 30 s")
 	case f.Kind == "huge" || f.Kind == "bomb":

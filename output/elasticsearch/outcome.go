@@ -27,6 +27,7 @@ type outcome struct {
 	reason  string
 	setting string // of an outage: the setting at fault; empty: none
 	fixed   bool   // tried again every 30 s rather than with growing pauses
+	odd     bool   // of a request: one event in it may be what something between does not let pass
 }
 
 const (
@@ -165,7 +166,8 @@ func request(status int, body []byte) outcome {
 	case (status == http.StatusForbidden || status == http.StatusTooManyRequests) && isBlock(body):
 		return outcome{verdict: outage, reason: reasonBlock}
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true}
+		typ, _ := requestError(body) // a firewall's page has none
+		return outcome{verdict: outage, reason: reasonPrivilege, fixed: true, odd: status == http.StatusForbidden && typ == ""}
 	case status == http.StatusRequestEntityTooLarge:
 		return outcome{verdict: refused, reason: reasonTooLarge}
 	case status == http.StatusTooManyRequests:
@@ -179,7 +181,7 @@ func request(status int, body []byte) outcome {
 	case status == http.StatusBadRequest && blamesAction(requestError(body)):
 		return outcome{verdict: refused, reason: reasonDocument}
 	}
-	return outcome{verdict: outage, reason: reasonStatus}
+	return outcome{verdict: outage, reason: reasonStatus, odd: status >= 400}
 }
 
 func isBlock(body []byte) bool {
@@ -205,10 +207,4 @@ func blamesAction(typ, reason string) bool {
 		return strings.HasPrefix(reason, "Malformed action/metadata line [") || strings.HasPrefix(reason, "Action/metadata line [")
 	}
 	return false
-}
-
-// odd reports whether an answer to a whole request has no meaning that is known:
-// one event in it may be what something between does not let pass.
-func (x *outcome) odd(status int) bool {
-	return x.reason == reasonStatus && status >= 400 && status < 500
 }
