@@ -278,35 +278,61 @@ func inside(s string) string {
 // pool keeps the working memory of a few batches: small ones apart, so that a
 // window of fifty events does not hold the memory of one of two thousand.
 type pool struct {
-	mu   sync.Mutex
-	kept [2][]*scratch // guarded by mu
+	mu      sync.Mutex // guards all below
+	kept    [2][]kept
+	bytes   [2]int64 // of kept
+	typical [2]int64 // bytes of the largest that was given lately
+}
+
+// kept is memory that nobody uses, and how many bytes that is.
+type kept struct {
+	s    *scratch
+	size int64
 }
 
 const (
 	smallScratch = 512 << 10
-	smallKept    = 16
-	largeScratch = 5 << 20 // beside a portion; what is larger is not kept
-	largeKept    = 8
+	smallKept    = 8 << 20  // bytes of small ones
+	largeScratch = 5 << 20  // beside a portion; what is larger is not kept
+	largeKept    = 48 << 20 // bytes of large ones
 	smallBatch   = 128 << 10
 )
 
-func (p *pool) take(batchBytes int) *scratch {
-	class := 0
+func class(batchBytes int) int {
 	if batchBytes > smallBatch {
-		class = 1
+		return 1
 	}
+	return 0
+}
+
+// need is how many bytes a batch should reserve before it takes. Who has to wait
+// for them must not hold what is kept for others meanwhile, nor be half done:
+// hundreds may wait.
+func (p *pool) need(batchBytes int) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.kept[class]); n > 0 {
-		s := p.kept[class][n-1]
-		p.kept[class] = p.kept[class][:n-1]
-		return s
+	most := p.typical[class(batchBytes)]
+	return most + most/8 // while it waits, larger ones may be given
+}
+
+// take returns memory of at most so many bytes, new memory where it has none.
+func (p *pool) take(batchBytes int, most int64) kept {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	class := class(batchBytes)
+	list := &p.kept[class]
+	for i := len(*list) - 1; i >= 0; i-- {
+		if k := (*list)[i]; k.size <= most {
+			*list = slices.Delete(*list, i, i+1)
+			p.bytes[class] -= k.size
+			return k
+		}
 	}
-	return new(scratch)
+	return kept{s: new(scratch)}
 }
 
 func (p *pool) give(s *scratch, size, portion int64) {
-	class, most := 0, smallKept
+	class, most := 0, int64(smallKept)
 	switch {
 	case size > largeScratch+portion:
 		return
@@ -316,7 +342,9 @@ func (p *pool) give(s *scratch, size, portion int64) {
 	s.forget()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.kept[class]) < most {
-		p.kept[class] = append(p.kept[class], s)
+	p.typical[class] = max(size, p.typical[class]-p.typical[class]/64)
+	if p.bytes[class]+size <= most {
+		p.kept[class] = append(p.kept[class], kept{s, size})
+		p.bytes[class] += size
 	}
 }

@@ -165,7 +165,8 @@ type fakeBudget struct {
 	mu   sync.Mutex
 	held int64
 	most int64
-	full bool // nothing is granted
+	full bool   // nothing is granted
+	wait func() // called before a wait; nil: nothing
 }
 
 func (b *fakeBudget) Reserve(ctx context.Context, n int64) error {
@@ -177,6 +178,9 @@ func (b *fakeBudget) Reserve(ctx context.Context, n int64) error {
 	}
 	b.mu.Unlock()
 	if full {
+		if b.wait != nil {
+			b.wait()
+		}
 		<-ctx.Done()
 	}
 	return ctx.Err()

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,6 +101,43 @@ func TestMemoryStaysBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who waits for memory holds none meanwhile: hundreds may wait.
+func TestWaitingForMemoryHoldsNone(t *testing.T) {
+	b := newBench(t, enrich.Config{}, nil, nil)
+	defer b.close()
+	var events []string
+	for i := range 2000 {
+		events = append(events, fmt.Sprintf(`{"n":%d,"source":{"ip":"45.0.0.1"},"message":%q}`, i, strings.Repeat("m", 500)))
+	}
+	live := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	window := batch(nil, events...)
+	drain := func(ctx context.Context, budget *fakeBudget) error {
+		own := *window
+		own.Budget = budget
+		return b.drain(ctx, &own, func(enrich.Portion) {})
+	}
+	require.NoError(t, drain(context.Background(), &fakeBudget{t: t}))
+	before := live()
+	ctx, cancel := context.WithCancel(context.Background())
+	var waiting sync.WaitGroup
+	for range 20 {
+		began := make(chan struct{})
+		waiting.Go(func() {
+			assert.ErrorIs(t, drain(ctx, &fakeBudget{t: t, full: true, wait: func() { close(began) }}), context.Canceled)
+		})
+		<-began
+		require.NoError(t, drain(context.Background(), &fakeBudget{t: t})) // leaves what it had for the next one
+	}
+	assert.Less(t, live(), before+20<<20)
+	cancel()
+	waiting.Wait()
 }
 
 // The order of events, and every one of them, across rounds and portions.

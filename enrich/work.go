@@ -58,7 +58,8 @@ type Work struct {
 	now      time.Time  // of the round, by Config.Now
 	s        *scratch   // nil: not yet, or not any more
 	asked    int        // indicators of the event that is being scanned that are looked up
-	held     int64      // bytes reserved from the batch's budget
+	held     int64      // bytes reserved from the batch's budget,
+	credit   int        // and of these, those that nothing was allocated for yet
 	err      error      // what ended it; then Next has nothing more
 
 	// For panics; see retry.
@@ -160,6 +161,8 @@ func (w *Work) portion(ctx context.Context) (p Portion, panicked bool, err error
 	if err := w.write(ctx); err != nil {
 		return Portion{}, false, err
 	}
+	w.release(w.credit)
+	w.credit = 0
 	w.at = -1
 	w.count()
 	w.blamed = -1
@@ -176,7 +179,7 @@ func (w *Work) forget() {
 	w.s = nil
 	w.written = 0
 	w.batch.Budget.Release(w.held)
-	w.held = 0
+	w.held, w.credit = 0, 0
 	clear(w.tally[:])
 	clear(w.cached[:])
 }
@@ -188,7 +191,7 @@ func (w *Work) Close() {
 		w.s = nil
 	}
 	w.batch.Budget.Release(w.held)
-	w.held = 0
+	w.held, w.credit = 0, 0
 	if w.err == nil {
 		w.err = errors.New("enrich: work is closed")
 	}
@@ -348,6 +351,10 @@ type wait struct {
 
 // reserve takes n bytes from the budget.
 func (w *Work) reserve(ctx context.Context, n int) error {
+	if use := min(n, w.credit); use > 0 {
+		w.credit -= use
+		n -= use
+	}
 	if n <= 0 {
 		return nil
 	}
@@ -417,11 +424,13 @@ func (w *Work) begin(ctx context.Context) error {
 	for i := range w.batch.Events {
 		total += len(w.batch.Events[i].Raw)
 	}
-	s := w.e.pool.take(total)
-	if err := w.reserve(ctx, int(s.size())); err != nil {
-		return err // what was taken is garbage; the next one makes its own
+	n := w.e.pool.need(total)
+	if err := w.reserve(ctx, int(n)); err != nil {
+		return err
 	}
-	w.s = s
+	k := w.e.pool.take(total, n)
+	w.credit = int(n - k.size)
+	w.s = k.s
 	return nil
 }
 
