@@ -6,13 +6,15 @@ package lumber
 //     reserved here, and capacity is charged, not only the bytes in use.
 //  2. Every batch has a share of its own, from its first byte to the end of its
 //     Handle. Shares have an age: the window's, then the batch's place in it.
-//  3. Who has to wait is served by rank, and by age within a rank: what begins a
-//     window before the rest of its first batch, and that before later batches. A
-//     part of the budget is out of reach for all but the first rank, more for the
-//     last: a few windows that inflate to a gigabyte each must not stand before
-//     everybody else's small ones. The oldest share of the server never waits. So
-//     one batch always completes, however full the budget is, no window waits for
-//     ever, and the overdraft is one batch and what its Handle adds.
+//  3. Who has to wait is served by rank, and by age within a rank: the Handle of
+//     a window's first batch before what begins a window, that before the rest of
+//     its first batch, and that before later batches. A part of the budget is out
+//     of reach for all but the first rank, more for each that follows: a thousand
+//     windows that arrive at once must leave some of them room to be handled, and
+//     a few that inflate to a gigabyte each must not stand before everybody else's
+//     small ones. The oldest share of the server never waits. So one batch always
+//     completes, however full the budget is, no window waits for ever, and the
+//     overdraft is one batch and what its Handle adds.
 //  4. The same holds for the bounded number of Handle calls: if the oldest batch
 //     had to wait for a place that younger ones occupy, and those for memory
 //     that it holds, nothing would ever move again.
@@ -143,7 +145,7 @@ func (s *share) take(ctx context.Context, n int64, added bool) error {
 	}
 	b := s.b
 	b.mu.Lock()
-	rank := b.rank(s, n)
+	rank := b.rank(s, n, added)
 	switch {
 	case s.place < 0:
 		b.mu.Unlock()
@@ -166,7 +168,7 @@ func (s *share) take(ctx context.Context, n int64, added bool) error {
 func (s *share) slot(ctx context.Context) error {
 	b := s.b
 	b.mu.Lock()
-	rank := b.rank(s, 0)
+	rank := b.rank(s, 0, false)
 	if b.open[0] == s || !b.slots.before(rank) && b.running < b.handles {
 		b.running++
 		s.running = true
@@ -221,16 +223,19 @@ func (s *share) close() {
 
 // The ranks of those who wait.
 const (
-	rankSmall = iota // holds no more than a small part of the budget yet
-	rankFirst        // the rest of a window's first batch
+	rankHandle = iota // of a window's first batch
+	rankSmall         // holds no more than a small part of the budget yet
+	rankFirst         // the rest of a window's first batch
 	rankLater
 	ranks
 )
 
-func (b *budget) rank(s *share, n int64) int {
+func (b *budget) rank(s *share, n int64, added bool) int {
 	switch {
 	case s.batch > 0:
 		return rankLater
+	case added:
+		return rankHandle
 	case s.held+n > b.total/64:
 		return rankFirst
 	default:

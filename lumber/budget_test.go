@@ -28,29 +28,29 @@ func TestBudgetServesByAgeAndTheOldestOverdraws(t *testing.T) {
 	now := time.Now()
 	first, second, third := b.window(now), b.window(now), b.window(now)
 	ctx := t.Context()
-	require.NoError(t, third.Reserve(ctx, 60))
+	require.NoError(t, third.Reserve(ctx, 50))
 	require.NoError(t, second.reserve(ctx, 25))
 	assert.False(t, b.pressed.Load())
 	require.NoError(t, first.Reserve(ctx, 1000), "the oldest never waits")
-	assert.Equal(t, int64(1085), used.Load())
+	assert.Equal(t, int64(1075), used.Load())
 
 	granted := make(chan string)
-	go func() { granted <- errText(third.Reserve(ctx, 5)) + "third" }()
+	go func() { granted <- errText(third.Reserve(ctx, 30)) + "third" }()
 	b.waiting(t, 1)
 	go func() { granted <- errText(second.Reserve(ctx, 50)) + "second" }()
 	b.waiting(t, 2)
 	assert.True(t, b.pressed.Load())
 	first.Release(995)
-	b.waiting(t, 2) // 90 of 100 are in use, and the last eighth is for small ones
+	b.waiting(t, 2) // 80 of 100 are in use
 	first.close()   // now second is the oldest: it overdraws, third goes on waiting
 	assert.Equal(t, "second", <-granted)
 	b.waiting(t, 1)
 	second.Release(1 << 40) // no more than it reserved
-	assert.Equal(t, int64(25+60), used.Load())
+	assert.Equal(t, int64(25+50), used.Load())
 	assert.ErrorIs(t, first.Reserve(ctx, 1), errShareClosed)
 	second.close()
 	assert.Equal(t, "third", <-granted)
-	assert.Equal(t, int64(60+5), used.Load())
+	assert.Equal(t, int64(50+30), used.Load())
 	third.close()
 	third.close()
 	assert.Zero(t, used.Load())
@@ -86,7 +86,7 @@ func TestBudgetWithinAWindow(t *testing.T) {
 	younger.close()
 }
 
-// Small windows do not stand behind large ones: else a few that inflate to a
+// Who handles comes before who receives, and small windows do not stand behind large ones: else a few that inflate to a
 // gigabyte each would hold up everybody. The oldest share goes before any rank.
 func TestBudgetRanks(t *testing.T) {
 	b := newBudget(640, 1, func(int64) {})
@@ -108,7 +108,7 @@ func TestBudgetRanks(t *testing.T) {
 	ask("memory of small", func() error { return small.reserve(ctx, 10) })
 	ask("place of later", func() error { return later.slot(ctx) })
 	ask("place of small", func() error { return small.slot(ctx) })
-	large.close() // 410 come to be in use; first would make 710, and may make 560
+	large.close() // 410 come to be in use; first would make 710, and may make 480
 	assert.ElementsMatch(t, []string{"memory of small", "place of small"}, []string{<-granted, <-granted})
 	b.waiting(t, 3)
 
@@ -120,15 +120,22 @@ func TestBudgetRanks(t *testing.T) {
 
 	// 310 are in use: each rank goes as far as its limit.
 	last, young := first.next(time.Now()), b.window(time.Now())
-	require.NoError(t, last.reserve(ctx, 170))
+	require.NoError(t, last.reserve(ctx, 90))
 	ask("memory of last", func() error { return last.reserve(ctx, 1) })
 	require.NoError(t, young.reserve(ctx, 10))
-	require.NoError(t, young.reserve(ctx, 70), "up to seven eighths")
+	require.NoError(t, young.reserve(ctx, 70), "up to six eighths")
 	ask("memory of young", func() error { return young.reserve(ctx, 1) })
-	require.NoError(t, b.window(time.Now()).reserve(ctx, 10), "all of it")
-	b.waiting(t, 2)
+	for range 8 {
+		require.NoError(t, b.window(time.Now()).reserve(ctx, 10), "up to seven eighths")
+	}
+	handled := b.window(time.Now())
+	ask("memory of a new window", func() error { return b.window(time.Now()).reserve(ctx, 10) })
+	require.NoError(t, handled.Reserve(ctx, 80), "all of it")
+	ask("memory of a Handle", func() error { return handled.Reserve(ctx, 80) })
+	b.waiting(t, 4)
 	first.close()
-	assert.ElementsMatch(t, []string{"memory of last", "memory of young"}, []string{<-granted, <-granted})
+	assert.ElementsMatch(t, []string{"memory of last", "memory of young", "memory of a Handle", "memory of a new window"},
+		[]string{<-granted, <-granted, <-granted, <-granted})
 }
 
 // A waiter whose share is closed leaves, and hides nobody.
