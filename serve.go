@@ -38,10 +38,6 @@ const (
 	// quota, 40 answers of a day's 500. A snapshot of 10,000 entries takes 12 ms, of
 	// a million less than a second, so it is a small part of that time either way.
 	snapshotEvery = 10 * time.Minute
-
-	// gcPercent makes the collector run at half again of what lives, not at
-	// double: nearly all memory is pooled, so collections are rare either way.
-	gcPercent = 50
 )
 
 func serveCommand(c *cli.Context, e env) error {
@@ -86,7 +82,6 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 			log.Info("stopped; all that was in flight was settled")
 		}
 	}()
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit(cfg)))
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	atExit := func(what string, f func() error) {
 		if e := f(); e != nil {
@@ -203,14 +198,6 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	}
 }
 
-// memoryLimit is what the garbage collector works against: the contract's bound
-// less a share for what it does not count (stacks, the runtime itself, the
-// kernel's part of sockets).
-func memoryLimit(cfg *configs.Config) int64 {
-	const answerBytes = 8 << 10 // an entry of the cache with its engines, a generous estimate
-	return cfg.Input.Memory + int64(cfg.Cache.MaxEntries)*answerBytes + outputMemory(cfg) + 96<<20
-}
-
 // readiness is what /readyz answers. Its methods are called concurrently.
 type readiness struct {
 	parts    atomic.Pointer[parts] // nil until the listener is open
@@ -321,8 +308,10 @@ func openEnricher(cfg *configs.Config, prepare func(*enrich.Config), m *metrics.
 	}
 
 	snapshots := newSnapshots(cfg, answers, log)
+	stopLimit := keepMemoryLimit(cfg, answers.Len)
 	return enricher, func(ctx context.Context) error {
 		stopKeeper()
+		stopLimit()
 		err := errors.Join(enricher.Close(ctx), closeSource())
 		if err := snapshots.close(); err != nil {
 			// It costs quota, no event: all that was in flight may be settled all the same.
