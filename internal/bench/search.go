@@ -210,7 +210,7 @@ func (h *harness) slow(ctx context.Context) error {
 		if err := errors.Join(sendOver(clients, p.address, h.load, clients), node.reset()); err != nil {
 			return errors.Join(err, p.stop())
 		}
-		windows := max(16, 4*clients)
+		windows := max(64, 16*clients) // so many that the first and the last bulks, which are not full, count little
 		began := time.Now()
 		if err := sendOver(clients, p.address, h.load, windows); err != nil {
 			return errors.Join(err, p.stop())
