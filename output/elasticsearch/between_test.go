@@ -174,6 +174,36 @@ func TestOneEventDoesNotPassBeforeOthers(t *testing.T) {
 	})
 }
 
+// A host before which something stands that answers oddly, to everything, is one
+// sick host among others: what it was sent goes to the next as it is.
+func TestOneHostAnswersOddly(t *testing.T) {
+	for name, a := range oddAnswers {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				turn := 0
+				d := &between{answer: func([]byte) (*elasticsearch.Response, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					if turn++; turn%3 == 0 {
+						return nil, nil
+					}
+					return &elasticsearch.Response{Status: a.status, Host: "es.test", Body: []byte(a.body)}, nil
+				}}
+				b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Hosts = 3 })
+				for i := range 20 {
+					require.NoError(t, b.returned(b.store(t.Context(), some(10*i, 10*i+10)), time.Second))
+					require.NoError(t, b.out.Ready())
+				}
+				assert.Equal(t, 3*20, turn)
+				assert.Empty(t, b.log.String())
+				b.once(some(0, 200))
+				b.close()
+			})
+		})
+	}
+}
+
 // While nothing passes, nothing is given up, and it is not hammered.
 func TestNothingPasses(t *testing.T) {
 	for name, a := range oddAnswers {

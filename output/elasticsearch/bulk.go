@@ -75,6 +75,7 @@ type piece struct {
 	tries    int       // that its lines were not taken
 	due      time.Time // in the heap
 	doubt    time.Time // since when requests with it are refused for no known reason; zero: they are not
+	doubts   int       // so often it was, as it is
 }
 
 func (p *piece) len() int {
@@ -689,21 +690,25 @@ func (w *worker) countFailure(result outcome, words string) {
 }
 
 // doubted is a request that was refused for no reason that is known. It may be
-// every request, as by a proxy that is not set up, or one event, as by a firewall
-// that reads along. So it is tried in parts; and an event that is refused by
-// itself after others were taken is known to be the one: it waits for an operator,
-// without the others. To bury it would be to lose it to something between, and
-// nobody but its own window waits.
+// every request, as by a proxy that is not set up, those to one host, or one event,
+// as by a firewall that reads along. So when each host had its turn it is tried in
+// parts; and an event that is refused by itself after others were taken is known to
+// be the one: it waits for an operator, without the others. To bury it would be to
+// lose it to something between, and nobody but its own window waits.
 func (w *worker) doubted(resp *Response, result outcome) {
 	o, now := w.o, time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	every := true // host was tried
 	for i := range w.took {
-		if p := &w.took[i]; p.doubt.IsZero() {
+		p := &w.took[i]
+		if p.doubt.IsZero() {
 			p.doubt = now
 		}
+		p.doubts++
+		every = every && p.doubts >= o.cfg.Hosts
 	}
-	if it := &w.items[0]; len(w.items) == 1 && o.stored.After(w.took[it.piece].doubt) {
+	if it := &w.items[0]; len(w.items) == 1 && every && o.stored.After(w.took[it.piece].doubt) {
 		it.result, it.status = result, resp.Status
 		w.count()
 		o.bar(fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a request of one event alone, and takes others: something before the cluster does not let it pass; mend that, its window waits", resp.Host, resp.Status))
@@ -711,7 +716,14 @@ func (w *worker) doubted(resp *Response, result outcome) {
 		return
 	}
 	o.cfg.Metrics.OutputRetries.WithLabelValues(result.reason).Inc()
-	o.queue = append(o.queue, w.parts()...)
+	parts := w.took
+	if every {
+		parts = w.parts()
+		for i := range parts {
+			parts[i].doubts = 0
+		}
+	}
+	o.queue = append(o.queue, parts...)
 	w.countFailure(result, w.statusWords(resp, result))
 }
 
@@ -796,7 +808,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 			if !p.doubt.IsZero() && p.tries > 0 {
 				o.unbar()
 			}
-			p.doubt = time.Time{} // it was answered for
+			p.doubt, p.doubts = time.Time{}, 0 // it was answered for
 		}
 		var retry, fixed []int32
 		settled := 0
@@ -868,7 +880,7 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 // delay puts lines of a piece into the heap. The caller holds mu.
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
 	if len(lines) > 0 && o.has(p.job) {
-		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.IsZero(), doubt: p.doubt})
+		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.IsZero(), doubt: p.doubt, doubts: p.doubts})
 	}
 }
 
@@ -917,17 +929,20 @@ func (o *Output) bar(words string) {
 	now := time.Now()
 	if o.barred == nil {
 		o.barred = &trouble{since: now}
-		o.cfg.Log.Error("an event does not get through to Elasticsearch; its window waits", "error", words)
 	}
 	o.barred.words, o.barred.seen = words, now
+	if !o.barred.logged && now.Sub(o.barred.since) >= lastMost {
+		o.barred.logged = true
+		o.cfg.Log.Error("an event does not get through to Elasticsearch; its window waits", "error", words)
+	}
 }
 
 // unbar notes that it has got through. The caller holds mu.
 func (o *Output) unbar() {
-	if o.barred != nil {
+	if o.barred != nil && o.barred.logged {
 		o.cfg.Log.Info("an event that did not get through to Elasticsearch is stored", "seconds", int(time.Since(o.barred.since).Seconds()))
-		o.barred = nil
 	}
+	o.barred = nil
 }
 
 // How long an outage counts that nobody has met again: longer than the longest

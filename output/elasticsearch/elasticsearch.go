@@ -118,7 +118,7 @@ type trouble struct {
 	words  string
 	since  time.Time
 	seen   time.Time // when it was met last
-	logged bool      // of down: it has lasted, or is no doubt
+	logged bool      // of down and barred: it has lasted, or is no doubt
 }
 
 // Open starts the workers. Nothing is sent yet: a cluster that is away is no
