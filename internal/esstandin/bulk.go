@@ -115,15 +115,19 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		return
 	}
 	s.mu.Lock()
-	for _, it := range items {
-		s.note(it)
+	for i, it := range items {
+		s.note(actions[i].id, it)
 	}
 	s.mu.Unlock()
+	if mark := r.Header.Get("X-Opaque-Id"); mark != "" {
+		w.Header().Set("X-Opaque-Id", mark)
+	}
 	s.answerItems(w, r, items)
 }
 
-// note remembers what an honest answer says of a document. With mu.
-func (s *Server) note(it item) {
+// note remembers what an honest answer says of a document that was sent under an
+// identity. With mu.
+func (s *Server) note(id string, it item) {
 	key := fmt.Sprint(it.status)
 	if it.errType != "" {
 		key += " " + it.errType
@@ -131,9 +135,9 @@ func (s *Server) note(it item) {
 	s.stats.Items[key]++
 	switch {
 	case it.status < 300, it.status == http.StatusConflict && it.op == "create":
-		s.settled[it.id] = true
+		s.settled[id] = true
 	case it.status < 500 && it.status != http.StatusTooManyRequests:
-		s.refused[it.id] = true
+		s.refused[id] = true
 	}
 }
 
@@ -338,10 +342,14 @@ type item struct {
 	version, seq    int64
 	result          string
 	errType, reason string
+	failed          bool // it is in a failure store
 }
 
 func (it item) render() map[string]any {
 	in := map[string]any{"_index": it.index, "_id": it.id, "status": it.status}
+	if it.failed {
+		in["failure_store"] = "used"
+	}
 	if it.errType != "" {
 		e := map[string]any{"type": it.errType, "reason": it.reason}
 		if it.status == http.StatusConflict {
@@ -367,7 +375,14 @@ func (it item) fail(status int, errType, reason string, a ...any) item {
 // apply does what an action says. With mu.
 func (s *Server) apply(a action, limits Limits) item {
 	it := item{op: a.op, index: a.index, id: a.id}
-	if r := s.rule(a); r != nil {
+	r := s.rule(a)
+	if r != nil && r.FailureStore {
+		s.stats.FailureStore++
+		it.index, it.id, it.failed = ".fs-"+a.index+"-000001", fmt.Sprintf("failure-%d", s.stats.FailureStore), true
+		it.status, it.version = http.StatusCreated, 1
+		return it
+	}
+	if r != nil {
 		if r.Stored {
 			_ = s.write(a, it, limits) // it is there, whatever the answer says
 		}
@@ -427,6 +442,11 @@ func (s *Server) write(a action, it item, limits Limits) item {
 				return it
 			case has(processor, "set"):
 				field, _ := at(processor, "set", "field").(string)
+				if field == "_id" {
+					a.id, _ = at(processor, "set", "value").(string)
+					it.id = a.id
+					continue
+				}
 				value, _ := json.Marshal(at(processor, "set", "value")) // it came as JSON
 				a.source = slices.Concat(bytes.TrimRight(a.source, " }"), fmt.Appendf(nil, ",%q:%s}", field, value))
 			}

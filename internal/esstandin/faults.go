@@ -59,6 +59,9 @@ type Rule struct {
 	Reason string `json:"reason,omitempty"` // empty: one that quotes the document, as the real servers do
 	Times  int    `json:"times,omitempty"`  // so many tries of each document; 0: until it is changed
 	Stored bool   `json:"stored,omitempty"` // the document is stored all the same
+	// FailureStore: it goes to the failure store of its data stream, under another
+	// identity each time; Status is then without meaning.
+	FailureStore bool `json:"failure_store,omitempty"`
 }
 
 // SetFaults sets what happens to the next bulks: the first fault as often as it

@@ -76,6 +76,8 @@ type Stats struct {
 	MaxBulk    int            `json:"max_bulk"`   // bytes of the largest body, inflated
 	InFlight   int            `json:"in_flight"`  // most bulks at once
 	Complaints []string       `json:"complaints"`
+
+	FailureStore int `json:"failure_store"` // documents in failure stores
 }
 
 // Server is a stand-in. It is an http.Handler, an http.RoundTripper for tests

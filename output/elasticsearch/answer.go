@@ -9,10 +9,17 @@ import (
 
 // This file reads what the cluster answers to a bulk request. Its rule: an
 // answer counts only when it is whole and speaks of just the items that were
-// sent, in their order, each by its operation and _id. Anything else is no
-// answer, whatever its status says; then nothing is known, and all is sent again.
+// sent, each by its operation and _id. Anything else is no answer, whatever its
+// status says; then nothing is known, and all is sent again.
+//
+// A pipeline may give an event another _id, and so does a failure store. Such an
+// answer counts where the cluster gives the request's mark back: so it is known to
+// be about this request, and what has another _id is known by its order.
 
-var errAnswer = errors.New("the answer to a bulk request is not what the request asked for")
+var (
+	errAnswer = errors.New("the answer to a bulk request is not what the request asked for")
+	errOther  = errors.New("the answer to a bulk request is about other documents than were sent")
+)
 
 // answer is what was said of one item. Its slices alias the body.
 type answer struct {
@@ -20,12 +27,13 @@ type answer struct {
 	id     []byte // as it is spelled in JSON, without quotes
 	index  []byte // the same: the one that holds the document
 	status int
+	failed bool   // it is in the data stream's failure store
 	typ    string // of the error; empty: none
 	reason string // may quote the document: never for a log
 }
 
 // bulkFilter asks for what readAnswers reads, and nothing else.
-const bulkFilter = "items.*._id,items.*._index,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+const bulkFilter = "items.*._id,items.*._index,items.*.status,items.*.failure_store,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
 // readAnswers calls each for every item, in order. An error means that the whole
 // body is no answer, also where each was called before.
@@ -51,7 +59,7 @@ func readAnswers(body []byte, each func(i int, a *answer) error) error {
 			}); err != nil {
 				return err
 			}
-			if ops != 1 || a.status < 200 || a.status > 599 {
+			if ops != 1 || len(a.id) == 0 || a.status < 200 || a.status > 599 {
 				return errAnswer
 			}
 			n++
@@ -78,6 +86,11 @@ func (c *cursor) item(a *answer) error {
 			return c.small(&a.status)
 		case "error":
 			return c.fault(a)
+		case "failure_store":
+			var used []byte
+			err := c.text(&used)
+			a.failed = string(used) == "used"
+			return err
 		}
 		return c.skip()
 	})

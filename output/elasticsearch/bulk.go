@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -44,6 +45,9 @@ const (
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
 	lastMost  = 10 * time.Second // that a cluster may be busy, or answer oddly, before it counts as down
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
+	markFor   = time.Hour        // after an answer about another _id
+
+	markHeader = "X-Opaque-Id"
 )
 
 // job is a Store under way.
@@ -300,6 +304,7 @@ type worker struct {
 	took   []piece // what the request is made of
 	room   int64   // bytes of a body
 	begun  int     // Output.round at that time
+	mark   string  // of the request; empty: none
 }
 
 // item is a line in a request.
@@ -354,7 +359,7 @@ func (w *worker) round() {
 		return
 	}
 	start := time.Now()
-	resp, err := o.cfg.Doer.Do(o.base, &Request{Method: http.MethodPost, Path: bulkPath, Body: w.body, ContentType: "application/x-ndjson"})
+	resp, err := o.cfg.Doer.Do(o.base, &Request{Method: http.MethodPost, Path: bulkPath, Body: w.body, ContentType: "application/x-ndjson", Mark: w.mark})
 	o.cfg.Metrics.OutputBulkDuration.Observe(time.Since(start).Seconds())
 	if o.base.Err() != nil {
 		return
@@ -421,7 +426,10 @@ func (w *worker) collect(now time.Time) bool {
 	if o.most < o.cfg.BulkMaxBytes && now.Sub(o.lowered) >= raiseMost {
 		o.most, o.lowered = min(2*o.most, o.cfg.BulkMaxBytes), now
 	}
-	w.room, w.begun = o.most, o.round
+	w.room, w.begun, w.mark = o.most, o.round, ""
+	if !o.renamed.IsZero() && now.Sub(o.renamed) < markFor {
+		w.mark = "vtsidecar-" + strconv.FormatUint(rand.Uint64(), 16)
+	}
 	room, items := o.most, maxItems
 	done := 0
 	for done < len(o.queue) && items > 0 {
@@ -565,7 +573,12 @@ func (w *worker) answered(resp *Response, err error) {
 			w.failed(result, w.statusWords(resp, result))
 		}
 	default:
-		if err := w.read(resp.Body); err != nil {
+		err := w.read(resp)
+		if errors.Is(err, errOther) && w.mark == "" {
+			w.again()
+			return
+		}
+		if err != nil {
 			w.failed(outcome{verdict: again, reason: reasonUnreadable},
 				fmt.Sprintf("output.elasticsearch.hosts: %s answered a bulk request with status 200 and something that is no answer to it", resp.Host))
 			return
@@ -605,34 +618,114 @@ func unanswered(err error) (reason, words string) {
 	return reason, "output.elasticsearch.hosts: no answer: " + err.Error()
 }
 
+// again has a request sent at once with a mark, so that its answer is known by it.
+// Requests have one only then: where each has its own, a cluster that warns of
+// something deprecated does so each time.
+func (w *worker) again() {
+	o := w.o
+	o.cfg.Metrics.OutputRetries.WithLabelValues(reasonRenamed).Inc()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.renamed = time.Now()
+	o.putBack(w.took)
+}
+
 // read reads what is said of each item. An error: it is not believed.
-func (w *worker) read(body []byte) error {
-	n := 0
-	err := readAnswers(body, func(i int, a *answer) error {
+func (w *worker) read(resp *Response) error {
+	n, inOrder := 0, true
+	err := readAnswers(resp.Body, func(i int, a *answer) error {
 		if i >= len(w.items) {
 			return errAnswer
 		}
-		it := &w.items[i]
-		if string(a.op) != it.route.Op || !sameText(a.id, w.body[it.from:it.to]) {
-			return errAnswer
-		}
-		if a.status < 300 && a.typ != "" {
-			return errAnswer
-		}
-		it.result, it.status = it.route.item(a), a.status
-		if it.result.verdict != stored {
-			it.typ = readable(a.typ, 100)
-			if it.result.verdict == refused {
-				it.detail = readable(a.typ+": "+a.reason, 4<<10)
-			}
-		}
 		n++
+		if it := &w.items[i]; string(a.op) != it.route.Op || !sameText(a.id, w.body[it.from:it.to]) {
+			inOrder = false
+		} else if inOrder {
+			return it.take(a)
+		}
 		return nil
 	})
-	if err == nil && n != len(w.items) {
-		err = errAnswer
+	switch {
+	case err != nil:
+		return err
+	case n != len(w.items):
+		return errAnswer
+	case inOrder:
+		return nil
 	}
-	return err
+	return w.match(resp)
+}
+
+// match reads an answer in which not every item stands in its place: OpenSearch
+// mixes up those that failed in pipelines. Items are known by their _ids then, and
+// by their order only where no _id is left that was sent.
+func (w *worker) match(resp *Response) error {
+	answers := make([]answer, len(w.items))
+	err := readAnswers(resp.Body, func(i int, a *answer) error {
+		answers[i] = *a
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	of := make([]int, len(w.items)) // the answer of each item, counted from 1
+	sent := map[string][]int{}      // items by their _ids
+	for i := range w.items {
+		it := &w.items[i]
+		if id := w.body[it.from:it.to]; sameText(answers[i].id, id) {
+			of[i] = i + 1
+		} else {
+			sent[unquote(id)] = append(sent[unquote(id)], i)
+		}
+	}
+	var others []int // answers about none of these
+	for i := range answers {
+		if of[i] == i+1 {
+			continue
+		}
+		id := unquote(answers[i].id)
+		if rest := sent[id]; len(rest) > 0 {
+			of[rest[0]], sent[id] = i+1, rest[1:]
+		} else {
+			others = append(others, i)
+		}
+	}
+	if len(others) > 0 {
+		if w.mark == "" || resp.Header.Get(markHeader) != w.mark {
+			return errOther
+		}
+		w.o.mu.Lock()
+		w.o.renamed = time.Now()
+		w.o.mu.Unlock()
+	}
+	for i := range w.items {
+		at := of[i] - 1
+		if at < 0 {
+			at, others = others[0], others[1:]
+		}
+		if string(answers[at].op) != w.items[i].route.Op {
+			return errAnswer
+		}
+		if err := w.items[i].take(&answers[at]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take notes what was answered about an item.
+func (it *item) take(a *answer) error {
+	if a.status < 300 && a.typ != "" {
+		return errAnswer
+	}
+	it.result, it.status = it.route.item(a), a.status
+	if it.result.verdict != stored {
+		it.typ = readable(a.typ, 100)
+		if it.result.verdict == refused {
+			it.detail = readable(a.typ+": "+a.reason, 4<<10)
+		}
+	}
+	return nil
 }
 
 // failed puts a whole request back.

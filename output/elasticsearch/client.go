@@ -245,6 +245,9 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	if compressed != nil {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
+	if r.Mark != "" {
+		req.Header.Set(markHeader, r.Mark)
+	}
 	resp, err := c.tp.Perform(req)
 	var s sick
 	switch {

@@ -46,6 +46,7 @@ type Request struct {
 	Path        string // with the query; begins with a slash
 	Body        []byte // not changed, not used after Do has returned
 	ContentType string // empty: application/json where there is a body
+	Mark        string // sent as X-Opaque-Id, which the cluster sends back; empty: none
 }
 
 // Response is an answer, read whole and bounded.
@@ -109,6 +110,7 @@ type Output struct {
 	most     int64     // bytes of a body, lowered by a server with a smaller bound
 	lowered  time.Time
 	stored   time.Time           // when something was stored last
+	renamed  time.Time           // when an answer named another _id than was sent, last
 	outages  map[string]*trouble // by index
 	barred   *trouble            // an event that something before the cluster does not let pass; nil: none
 }

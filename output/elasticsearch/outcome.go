@@ -33,6 +33,7 @@ type outcome struct {
 const (
 	reasonCreated    = "created"
 	reasonExists     = "exists"
+	reasonFailed     = "failure_store"
 	reasonBusy       = "busy"
 	reasonServer     = "server_error"
 	reasonConflict   = "conflict"
@@ -46,6 +47,7 @@ const (
 	reasonUnreached  = "unreachable"
 	reasonTimeout    = "timeout"
 	reasonUnreadable = "unreadable"
+	reasonRenamed    = "other_id"
 	reasonRedirect   = "redirect"
 	reasonStatus     = "unexpected_status"
 	reasonExplicit   = "explicit_index"
@@ -54,7 +56,7 @@ const (
 
 // itemOutcomes are the reasons of items, for the metric that has one series each.
 var itemOutcomes = []struct{ outcome, reason string }{
-	{"stored", reasonCreated}, {"stored", reasonExists},
+	{"stored", reasonCreated}, {"stored", reasonExists}, {"stored", reasonFailed},
 	{"retried", reasonBusy}, {"retried", reasonServer}, {"retried", reasonConflict}, {"retried", reasonDoubt},
 	{"retried", reasonBlock}, {"retried", reasonShards}, {"retried", reasonPrivilege}, {"retried", reasonPipeline}, {"retried", reasonIndex}, {"retried", reasonStatus},
 	{"refused", reasonDocument}, {"refused", reasonPipeline}, {"refused", reasonIndex}, {"refused", reasonTooLarge},
@@ -65,6 +67,9 @@ var itemOutcomes = []struct{ outcome, reason string }{
 func (r *route) item(a *answer) outcome {
 	const conflict = "version_conflict_engine_exception"
 	switch s := a.status; {
+	// The cluster has been told to keep there what it cannot index.
+	case s < 300 && a.failed:
+		return outcome{verdict: stored, reason: reasonFailed}
 	case s < 300:
 		return outcome{verdict: stored, reason: reasonCreated}
 

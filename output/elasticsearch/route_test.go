@@ -175,15 +175,21 @@ func TestNoPipelineAtAll(t *testing.T) {
 	}
 }
 
-// metric is the sum of a counter's series.
-func metric(t *testing.T, m *metrics.Set, name string) (sum float64) {
+// metric is the sum of a counter's series, or of those with a label of that value.
+func metric(t *testing.T, m *metrics.Set, name string, label ...string) (sum float64) {
 	t.Helper()
 	families, err := m.Registry.Gather()
 	require.NoError(t, err)
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, x := range f.GetMetric() {
-				sum += x.GetCounter().GetValue()
+				has := len(label) == 0
+				for _, l := range x.GetLabel() {
+					has = has || l.GetValue() == label[0]
+				}
+				if has {
+					sum += x.GetCounter().GetValue()
+				}
 			}
 		}
 	}
