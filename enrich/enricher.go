@@ -296,6 +296,7 @@ const (
 	largeScratch = 5 << 20  // beside a portion; what is larger is not kept
 	largeKept    = 48 << 20 // bytes of large ones
 	smallBatch   = 128 << 10
+	mostUses     = 256 // of one: it never shrinks
 )
 
 func class(batchBytes int) int {
@@ -312,7 +313,7 @@ func (p *pool) need(batchBytes int) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most := p.typical[class(batchBytes)]
-	return most + most/8 // while it waits, larger ones may be given
+	return most + most/8 // while it waits, larger ones may be given; see give
 }
 
 // take returns memory of at most so many bytes, new memory where it has none.
@@ -331,10 +332,13 @@ func (p *pool) take(batchBytes int, most int64) kept {
 	return kept{s: new(scratch)}
 }
 
+// give takes memory back. A few large batches must not leave the pool full of
+// what is too large to be taken ever after, nor everybody with more than is needed.
 func (p *pool) give(s *scratch, size, portion int64) {
 	class, most := 0, int64(smallKept)
+	s.uses++
 	switch {
-	case size > largeScratch+portion:
+	case size > largeScratch+portion || s.uses == mostUses:
 		return
 	case size > smallScratch:
 		class, most = 1, largeKept
@@ -343,6 +347,14 @@ func (p *pool) give(s *scratch, size, portion int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.typical[class] = max(size, p.typical[class]-p.typical[class]/64)
+	largest := p.typical[class] + p.typical[class]/8
+	p.kept[class] = slices.DeleteFunc(p.kept[class], func(k kept) bool {
+		if k.size > largest {
+			p.bytes[class] -= k.size
+			return true
+		}
+		return false
+	})
 	if p.bytes[class]+size <= most {
 		p.kept[class] = append(p.kept[class], kept{s, size})
 		p.bytes[class] += size

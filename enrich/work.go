@@ -230,6 +230,7 @@ type scratch struct {
 	values   [][]byte    // of the lines
 	stamp    []byte      // the round's time as documents have it
 
+	uses   int       // works that had it
 	random [256]byte // for identities
 	fresh  int       // bytes of random that were not used yet
 }
