@@ -43,7 +43,6 @@ const (
 
 	maxItems  = 16 << 10         // of a request, so that its answer stays within bounds
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
-	lastMost  = 10 * time.Second // that a cluster may be busy, or answer oddly, before it counts as down
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
 	markFor   = time.Hour        // after an answer about another _id
 
@@ -285,14 +284,14 @@ func (o *Output) isHeldBack(j *job) bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if j.retrying == 0 || j.retrying < j.left || o.down != nil {
+	if j.retrying == 0 || j.retrying < j.left || o.health.down != nil {
 		return false
 	}
 	since := j.troubled
 	if j.moved.After(since) {
 		since = j.moved
 	}
-	return time.Since(since) >= heldBack && o.stored.After(since)
+	return time.Since(since) >= heldBack && o.health.stored.After(since)
 }
 
 // worker sends one request at a time.
@@ -303,7 +302,7 @@ type worker struct {
 	items  []item
 	took   []piece // what the request is made of
 	room   int64   // bytes of a body
-	begun  int     // Output.round at that time
+	begun  int     // the round of Output.health at that time
 	mark   string  // of the request; empty: none
 }
 
@@ -387,9 +386,9 @@ func (w *worker) take() bool {
 			if len(o.later) > 0 {
 				next = o.later[0].due
 			}
-		case o.failures > 0 && o.sending > 0: // somebody probes
-		case now.Before(o.pause):
-			next = o.pause
+		case o.health.failures > 0 && o.sending > 0: // somebody probes
+		case now.Before(o.health.pause):
+			next = o.health.pause
 		default:
 			if w.collect(now) {
 				o.sending++
@@ -426,7 +425,7 @@ func (w *worker) collect(now time.Time) bool {
 	if o.most < o.cfg.BulkMaxBytes && now.Sub(o.lowered) >= raiseMost {
 		o.most, o.lowered = min(2*o.most, o.cfg.BulkMaxBytes), now
 	}
-	w.room, w.begun, w.mark = o.most, o.round, ""
+	w.room, w.begun, w.mark = o.most, o.health.round, ""
 	if !o.renamed.IsZero() && now.Sub(o.renamed) < markFor {
 		w.mark = "vtsidecar-" + strconv.FormatUint(rand.Uint64(), 16)
 	}
@@ -735,51 +734,7 @@ func (w *worker) failed(result outcome, words string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.putBack(w.took)
-	w.countFailure(result, words)
-}
-
-// countFailure draws the conclusions from a request that failed: a pause, and
-// whether the cluster counts as down. Of what fails side by side the first one
-// counts, since it may all be one host; no host may be left that was not tried; a
-// cluster that is only busy is not down; and what may be about a single event is
-// tried again soon at first, to find that out. The caller holds mu.
-func (w *worker) countFailure(result outcome, words string) {
-	o, now := w.o, time.Now()
-	if o.down != nil {
-		o.down.seen = now
-	}
-	if w.begun != o.round {
-		return
-	}
-	o.round++
-	if o.failures++; o.failures == 1 {
-		o.failing = now
-	}
-	tries := max(2, o.cfg.Hosts) // a single host gets a second chance, but not
-	if result.fixed {
-		tries = o.cfg.Hosts // where it has said what is wrong
-	}
-	lasts := now.Sub(o.failing) >= lastMost
-	switch more := o.failures - tries; {
-	case more < 0 && result.reason != reasonBusy:
-		return // perhaps another host is well
-	case result.fixed && (lasts || !result.odd):
-		o.pause = now.Add(retryAuth)
-	default:
-		o.pause = now.Add(backoff.After(more + 1))
-	}
-	if o.failures < tries || !lasts && (result.reason == reasonBusy || result.odd && !result.fixed) {
-		return
-	}
-	if o.down == nil {
-		o.down = &trouble{since: now, seen: now}
-		o.cfg.Metrics.OutputUp.Set(0)
-	}
-	if !o.down.logged && (lasts || !result.odd) {
-		o.down.logged = true
-		o.cfg.Log.Error("Elasticsearch takes nothing at present; windows wait for it", "reason", result.reason, "error", words)
-	}
-	o.down.words = words
+	o.health.failed(w.begun, result, words)
 }
 
 // doubted is a request that was refused for no reason that is known. It may be
@@ -801,10 +756,10 @@ func (w *worker) doubted(resp *Response, result outcome) {
 		p.doubts++
 		every = every && p.doubts >= o.cfg.Hosts
 	}
-	if it := &w.items[0]; len(w.items) == 1 && every && o.stored.After(w.took[it.piece].doubt) {
+	if it := &w.items[0]; len(w.items) == 1 && every && o.health.stored.After(w.took[it.piece].doubt) {
 		it.result, it.status = result, resp.Status
 		w.count()
-		o.bar(fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a request of one event alone, and takes others: something before the cluster does not let it pass; mend that, its window waits", resp.Host, resp.Status))
+		o.health.bar(fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a request of one event alone, and takes others: something before the cluster does not let it pass; mend that, its window waits", resp.Host, resp.Status))
 		w.conclude(nil)
 		return
 	}
@@ -817,7 +772,7 @@ func (w *worker) doubted(resp *Response, result outcome) {
 		}
 	}
 	o.queue = append(o.queue, parts...)
-	w.countFailure(result, w.statusWords(resp, result))
+	o.health.failed(w.begun, result, w.statusWords(resp, result))
 }
 
 // parts are the pieces of a request, two at least where it has as many events,
@@ -852,22 +807,7 @@ func (w *worker) halve(reason string) {
 		o.most, o.lowered = max(1, min(o.most, int64(len(w.body))/2)), time.Now()
 	}
 	o.putBack(w.parts())
-	o.reached()
-}
-
-// reached notes that the cluster answers. The caller holds mu.
-func (o *Output) reached() {
-	if o.failures > 0 {
-		o.round++
-	}
-	o.failures, o.pause = 0, time.Time{}
-	if o.down != nil {
-		if o.down.logged {
-			o.cfg.Log.Info("Elasticsearch takes events again", "seconds", int(time.Since(o.down.since).Seconds()))
-		}
-		o.cfg.Metrics.OutputUp.Set(1)
-		o.down = nil
-	}
+	o.health.reached()
 }
 
 // settle tells the jobs what became of their lines.
@@ -886,7 +826,7 @@ func (w *worker) settle() {
 	o := w.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.reached()
+	o.health.reached()
 	w.conclude(letters)
 }
 
@@ -899,7 +839,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 		p, j := &w.took[at], w.took[at].job
 		if !w.items[i].result.odd {
 			if !p.doubt.IsZero() && p.tries > 0 {
-				o.unbar()
+				o.health.unbar()
 			}
 			p.doubt, p.doubts = time.Time{}, 0 // it was answered for
 		}
@@ -909,8 +849,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 			it := &w.items[i]
 			switch it.result.verdict {
 			case stored:
-				o.stored = now
-				o.mend(it.route.Index)
+				o.health.took(it.route.Index, now)
 				settled++
 				continue
 			case refused:
@@ -918,7 +857,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 				continue
 			case outage:
 				if !it.result.odd {
-					o.fault(it, now)
+					o.health.fault(it, now)
 				}
 			}
 			if it.result.fixed {
@@ -974,97 +913,6 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
 	if len(lines) > 0 && o.has(p.job) {
 		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.IsZero(), doubt: p.doubt, doubts: p.doubts})
-	}
-}
-
-// maxOutages bounds what is told apart: names come from events too.
-const maxOutages = 100
-
-// fault notes an index that an operator must see to. The caller holds mu.
-func (o *Output) fault(it *item, now time.Time) {
-	if t := o.outages[it.route.Index]; t != nil {
-		t.seen = now
-		return
-	}
-	if len(o.outages) >= maxOutages {
-		return
-	}
-	var words string
-	switch {
-	case it.result.setting == "output.elasticsearch.pipeline":
-		words = fmt.Sprintf("%s: there is no pipeline %s: make it, or mend the setting", it.result.setting, strconv.Quote(it.route.Pipeline))
-	case it.result.setting != "":
-		words = fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", it.result.setting, strconv.Quote(it.route.Index), it.typ)
-	case it.result.reason == reasonPrivilege:
-		words = fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", strconv.Quote(it.route.Index), it.typ)
-	case it.result.reason == reasonShards:
-		words = fmt.Sprintf("index %s cannot be made: the cluster has as many shards as it may have (%s): delete old indices, or raise cluster.max_shards_per_node", strconv.Quote(it.route.Index), it.typ)
-	default:
-		words = fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", strconv.Quote(it.route.Index), it.typ)
-	}
-	o.outages[it.route.Index] = &trouble{words: words, since: now, seen: now}
-	o.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", it.route.Index, "reason", it.result.reason, "error", words)
-}
-
-// mend notes that an index takes events. The caller holds mu.
-func (o *Output) mend(index string) {
-	if len(o.outages) == 0 {
-		return
-	}
-	if t := o.outages[index]; t != nil {
-		delete(o.outages, index)
-		o.cfg.Log.Info("Elasticsearch takes events for an index again", "index", index, "seconds", int(time.Since(t.since).Seconds()))
-	}
-}
-
-// bar notes that an event is not let through to the cluster. The caller holds mu.
-func (o *Output) bar(words string) {
-	now := time.Now()
-	if o.barred == nil {
-		o.barred = &trouble{since: now}
-	}
-	o.barred.words, o.barred.seen = words, now
-	if !o.barred.logged && now.Sub(o.barred.since) >= lastMost {
-		o.barred.logged = true
-		o.cfg.Log.Error("an event does not get through to Elasticsearch; its window waits", "error", words)
-	}
-}
-
-// unbar notes that it has got through. The caller holds mu.
-func (o *Output) unbar() {
-	if o.barred != nil && o.barred.logged {
-		o.cfg.Log.Info("an event that did not get through to Elasticsearch is stored", "seconds", int(time.Since(o.barred.since).Seconds()))
-	}
-	o.barred = nil
-}
-
-// How long an outage counts that nobody has met again: longer than the longest
-// pause between two tries.
-const (
-	lapseAll   = 2 * time.Minute // of the whole cluster, when no window waits
-	lapseIndex = 5 * time.Minute // of an index, since a try
-)
-
-// lapse forgets outages that no event waits for any more. Who sends only where
-// it is ready would else never learn that they are over; the next event finds
-// out. The caller holds mu.
-func (o *Output) lapse(now time.Time) {
-	if o.down != nil {
-		if len(o.jobs) == 0 && now.Sub(o.down.seen) > lapseAll {
-			o.cfg.Log.Info("no event waits for Elasticsearch any more; the next one will show whether it takes events")
-			o.cfg.Metrics.OutputUp.Set(1)
-			o.down = nil
-		}
-		return
-	}
-	if o.barred != nil && now.Sub(o.barred.seen) > lapseIndex {
-		o.barred = nil
-	}
-	for index, t := range o.outages {
-		if now.Sub(t.seen) > lapseIndex {
-			o.cfg.Log.Info("no event waits for an index any more; the next one will show whether it takes events", "index", index)
-			delete(o.outages, index)
-		}
 	}
 }
 

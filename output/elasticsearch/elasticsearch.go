@@ -8,7 +8,8 @@
 // outside of those that the settings allow.
 //
 // Where to look: route.go says where an event goes, outcome.go what an answer
-// means, answer.go how it is read, bulk.go how requests are filled and sent.
+// means, answer.go how it is read, bulk.go how requests are filled and sent,
+// health.go what is known of the cluster.
 package elasticsearch
 
 import (
@@ -18,7 +19,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -100,27 +100,12 @@ type Output struct {
 	jobs    map[*job]struct{}
 	closing bool
 
-	ended    int       // stores given up whose pieces may be in queue or later still
-	sending  int       // requests under way
-	failures int       // of whole requests, in a row; those that fail side by side count once
-	failing  time.Time // since the first of these
-	round    int       // counts them, and the ends of such rows
-	down     *trouble  // why nothing can be stored; nil: something can
-	pause    time.Time // no request before
-	most     int64     // bytes of a body, lowered by a server with a smaller bound
-	lowered  time.Time
-	stored   time.Time           // when something was stored last
-	renamed  time.Time           // when an answer named another _id than was sent, last
-	outages  map[string]*trouble // by index
-	barred   *trouble            // an event that something before the cluster does not let pass; nil: none
-}
-
-// trouble is an outage in words, for readiness and for one line in the log.
-type trouble struct {
-	words  string
-	since  time.Time
-	seen   time.Time // when it was met last
-	logged bool      // of down and barred: it has lasted, or is no doubt
+	ended   int   // stores given up whose pieces may be in queue or later still
+	sending int   // requests under way
+	most    int64 // bytes of a body, lowered by a server with a smaller bound
+	lowered time.Time
+	renamed time.Time // when an answer named another _id than was sent, last
+	health  health
 }
 
 // Open starts the workers. Nothing is sent yet: a cluster that is away is no
@@ -164,8 +149,9 @@ func Open(cfg Config) (*Output, error) {
 	base, cut := context.WithCancel(context.Background())
 	o := &Output{
 		cfg: cfg, routing: routing, base: base, cut: cut,
-		changed: make(chan struct{}), jobs: map[*job]struct{}{}, outages: map[string]*trouble{}, most: cfg.BulkMaxBytes,
+		changed: make(chan struct{}), jobs: map[*job]struct{}{}, most: cfg.BulkMaxBytes,
 	}
+	o.health = health{cfg: &o.cfg, outages: map[string]*trouble{}}
 	for _, x := range itemOutcomes { // an alert on increase() does not see a series that begins at 1
 		cfg.Metrics.OutputItems.WithLabelValues(x.outcome, x.reason)
 		if x.outcome == "refused" {
@@ -193,33 +179,16 @@ func (o *Output) Routes() []string { return slices.Clone(o.routing.paths) }
 func (o *Output) Ready() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.lapse(time.Now())
-	if o.down != nil {
-		return errors.New(o.down.words)
-	}
-	var words []string
-	if o.barred != nil {
-		words = append(words, o.barred.words)
-	}
-	for _, t := range o.outages {
-		words = append(words, t.words)
-	}
-	if len(words) == 0 {
-		return nil
-	}
-	slices.Sort(words)
-	if more := len(words) - 3; more > 0 {
-		words = append(words[:3], fmt.Sprintf("and %d more", more))
-	}
-	return errors.New(strings.Join(words, "; "))
+	o.health.lapse(time.Now(), len(o.jobs) > 0)
+	return o.health.err()
 }
 
 // oldestRetry is since when the oldest event waits that is tried again.
 func (o *Output) oldestRetry() (oldest time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.down != nil {
-		oldest = o.down.since
+	if o.health.down != nil {
+		oldest = o.health.down.since
 	}
 	for j := range o.jobs {
 		if t := j.troubled; !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {

@@ -1,0 +1,223 @@
+package elasticsearch
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"vtsidecar/internal/backoff"
+)
+
+// This file knows how the cluster is, from what came of requests. Its rules:
+//
+//  1. Nothing counts as down before each host was tried, nor while the cluster is
+//     only busy, or what it says may be about a single event, for a while.
+//  2. What ends is noticed by the next event; what nobody meets any more is
+//     forgotten. Who sends only where it is ready would else never learn of it.
+//  3. Readiness has the words; the log has the beginning and the end.
+
+const (
+	lastMost   = 10 * time.Second // that a cluster may be busy, or answer oddly, before it counts as down
+	maxOutages = 100              // that are told apart: names come from events too
+
+	// How long trouble counts that nobody has met again: longer than the longest
+	// pause between two tries.
+	lapseAll   = 2 * time.Minute // of the whole cluster, when no window waits
+	lapseIndex = 5 * time.Minute // of an index or an event, since a try
+)
+
+// health is how the cluster is. Its methods are called with Output.mu held.
+type health struct {
+	cfg *Config // constant
+
+	failures int                 // of whole requests, in a row; those that fail side by side count once
+	failing  time.Time           // since the first of these
+	round    int                 // counts them, and the ends of such rows
+	pause    time.Time           // no request before
+	stored   time.Time           // when something was stored last
+	down     *trouble            // why nothing can be stored; nil: something can
+	outages  map[string]*trouble // by index
+	barred   *trouble            // an event that something before the cluster does not let pass; nil: none
+}
+
+// trouble is an outage in words, for readiness and for one line in the log.
+type trouble struct {
+	words  string
+	since  time.Time
+	seen   time.Time // when it was met last
+	logged bool      // of down and barred: it has lasted, or is no doubt
+}
+
+func (t *trouble) seconds() int { return int(time.Since(t.since).Seconds()) }
+
+// failed draws the conclusions from a request that failed, begun in a round: a
+// pause, and whether the cluster counts as down. Of what fails side by side the
+// first one counts, since it may all be one host; and what may be about a single
+// event is tried again soon at first, to find that out.
+func (h *health) failed(begun int, result outcome, words string) {
+	now := time.Now()
+	if h.down != nil {
+		h.down.seen = now
+	}
+	if begun != h.round {
+		return
+	}
+	h.round++
+	if h.failures++; h.failures == 1 {
+		h.failing = now
+	}
+	tries := max(2, h.cfg.Hosts) // a single host gets a second chance, but not
+	if result.fixed {
+		tries = h.cfg.Hosts // where it has said what is wrong
+	}
+	lasts := now.Sub(h.failing) >= lastMost
+	switch more := h.failures - tries; {
+	case more < 0 && result.reason != reasonBusy:
+		return // perhaps another host is well
+	case result.fixed && (lasts || !result.odd):
+		h.pause = now.Add(retryAuth)
+	default:
+		h.pause = now.Add(backoff.After(more + 1))
+	}
+	if h.failures < tries || !lasts && (result.reason == reasonBusy || result.odd && !result.fixed) {
+		return
+	}
+	if h.down == nil {
+		h.down = &trouble{since: now, seen: now}
+		h.cfg.Metrics.OutputUp.Set(0)
+	}
+	if !h.down.logged && (lasts || !result.odd) {
+		h.down.logged = true
+		h.cfg.Log.Error("Elasticsearch takes nothing at present; windows wait for it", "reason", result.reason, "error", words)
+	}
+	h.down.words = words
+}
+
+// reached notes that the cluster answers.
+func (h *health) reached() {
+	if h.failures > 0 {
+		h.round++
+	}
+	h.failures, h.pause = 0, time.Time{}
+	if h.down != nil {
+		if h.down.logged {
+			h.cfg.Log.Info("Elasticsearch takes events again", "seconds", h.down.seconds())
+		}
+		h.up()
+	}
+}
+
+func (h *health) up() {
+	h.cfg.Metrics.OutputUp.Set(1)
+	h.down = nil
+}
+
+// fault notes an index that an operator must see to.
+func (h *health) fault(it *item, now time.Time) {
+	index := it.route.Index
+	if t := h.outages[index]; t != nil {
+		t.seen = now
+		return
+	}
+	if len(h.outages) >= maxOutages {
+		return
+	}
+	words := it.outage()
+	h.outages[index] = &trouble{words: words, since: now, seen: now}
+	h.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", index, "reason", it.result.reason, "error", words)
+}
+
+// outage is what an operator must see to, in words.
+func (it *item) outage() string {
+	index := strconv.Quote(it.route.Index)
+	switch result := &it.result; {
+	case result.setting == "output.elasticsearch.pipeline":
+		return fmt.Sprintf("%s: there is no pipeline %s: make it, or mend the setting", result.setting, strconv.Quote(it.route.Pipeline))
+	case result.setting != "":
+		return fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", result.setting, index, it.typ)
+	case result.reason == reasonPrivilege:
+		return fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", index, it.typ)
+	case result.reason == reasonShards:
+		return fmt.Sprintf("index %s cannot be made: the cluster has as many shards as it may have (%s): delete old indices, or raise cluster.max_shards_per_node", index, it.typ)
+	}
+	return fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", index, it.typ)
+}
+
+// took notes that something was stored in an index.
+func (h *health) took(index string, now time.Time) {
+	h.stored = now
+	if len(h.outages) == 0 {
+		return
+	}
+	if t := h.outages[index]; t != nil {
+		delete(h.outages, index)
+		h.cfg.Log.Info("Elasticsearch takes events for an index again", "index", index, "seconds", t.seconds())
+	}
+}
+
+// bar notes that an event is not let through to the cluster.
+func (h *health) bar(words string) {
+	now := time.Now()
+	if h.barred == nil {
+		h.barred = &trouble{since: now}
+	}
+	h.barred.words, h.barred.seen = words, now
+	if !h.barred.logged && now.Sub(h.barred.since) >= lastMost {
+		h.barred.logged = true
+		h.cfg.Log.Error("an event does not get through to Elasticsearch; its window waits", "error", words)
+	}
+}
+
+// unbar notes that it has got through.
+func (h *health) unbar() {
+	if h.barred != nil && h.barred.logged {
+		h.cfg.Log.Info("an event that did not get through to Elasticsearch is stored", "seconds", h.barred.seconds())
+	}
+	h.barred = nil
+}
+
+// lapse forgets trouble that no event meets any more; waiting: some event waits
+// for something.
+func (h *health) lapse(now time.Time, waiting bool) {
+	if h.down != nil {
+		if !waiting && now.Sub(h.down.seen) > lapseAll {
+			h.cfg.Log.Info("no event waits for Elasticsearch any more; the next one will show whether it takes events")
+			h.up()
+		}
+		return
+	}
+	if h.barred != nil && now.Sub(h.barred.seen) > lapseIndex {
+		h.barred = nil
+	}
+	for index, t := range h.outages {
+		if now.Sub(t.seen) > lapseIndex {
+			h.cfg.Log.Info("no event waits for an index any more; the next one will show whether it takes events", "index", index)
+			delete(h.outages, index)
+		}
+	}
+}
+
+// err is nil, or why nothing, or nothing of some index, can be stored.
+func (h *health) err() error {
+	if h.down != nil {
+		return errors.New(h.down.words)
+	}
+	var words []string
+	if h.barred != nil {
+		words = append(words, h.barred.words)
+	}
+	for _, t := range h.outages {
+		words = append(words, t.words)
+	}
+	if len(words) == 0 {
+		return nil
+	}
+	slices.Sort(words)
+	if more := len(words) - 3; more > 0 {
+		words = append(words[:3], fmt.Sprintf("and %d more", more))
+	}
+	return errors.New(strings.Join(words, "; "))
+}
