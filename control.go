@@ -44,7 +44,9 @@ func openControl(cfg *configs.Config, dead *output.DeadLetter, to output.Sender,
 	edit := func(do func(context.Context, output.Edit) (output.Tally, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			var e output.Edit
-			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&e.Filter); err != nil {
+			filter := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+			filter.DisallowUnknownFields() // one of another version: without it more would be chosen
+			if err := filter.Decode(&e.Filter); err != nil {
 				http.Error(w, "no filter: "+err.Error(), http.StatusBadRequest)
 				return
 			}

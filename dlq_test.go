@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -239,6 +240,27 @@ func TestServerGoesAway(t *testing.T) {
 	require.ErrorContains(t, err, "the server went away meanwhile")
 	assert.Equal(t, output.Tally{Matched: 5, Stored: 3}, tally)
 	require.NoError(t, s.Close(t.Context()))
+}
+
+// A filter that the server does not know, as of a newer command, must not choose
+// more letters than were meant.
+func TestUnknownFilterChoosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	dead, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: filepath.Join(dir, "dead-letter")})
+	require.NoError(t, err)
+	require.NoError(t, dead.Store(t.Context(), []event.DeadLetter{{Reason: "refused", Event: []byte("{}")}}))
+	stop := openControl(&configs.Config{DataDir: dir}, dead, nil, slog.New(slog.DiscardHandler))
+	for _, body := range []string{`{"reasons":["refused"],"tenants":["a"]}`, `[]`, ``} {
+		resp, err := control.Client(dir).Post("http://control"+purgePath, "application/json", strings.NewReader(body))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, http.StatusBadRequest, resp.StatusCode, body)
+	}
+	tally, err := dead.Purge(t.Context(), output.Edit{})
+	require.NoError(t, err)
+	assert.Equal(t, 1, tally.Removed)
+	require.NoError(t, stop(t.Context()))
+	require.NoError(t, dead.Close(t.Context()))
 }
 
 // TestReplayThroughThePipeline: an event over which the program failed goes the
