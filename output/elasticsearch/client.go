@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -255,16 +256,42 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 		s.Host = whom.host
 		return s.Response, nil
 	case err != nil && whom.host != "":
-		return nil, fmt.Errorf("%s: %w", whom.host, err)
+		return nil, fmt.Errorf("%s: %w", whom.host, unquoted(err))
 	case err != nil:
-		return nil, err
+		return nil, unquoted(err)
 	}
 	defer resp.Body.Close()
 	data, err := c.readAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", whom.host, err)
+		return nil, fmt.Errorf("%s: %w", whom.host, unquoted(err))
 	}
 	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: data, Host: whom.host}, nil
+}
+
+// unquotedError has less text than the error that it wraps.
+type unquotedError struct {
+	error
+	text string
+}
+
+func (e unquotedError) Error() string { return e.text }
+func (e unquotedError) Unwrap() error { return e.error }
+
+// unquoted is an error that quotes no answer: what is no HTTP may hold anything,
+// such as what was sent, with the credentials. Certificates may be quoted.
+func unquoted(err error) error {
+	const most = 300
+	text := err.Error()
+	var cert *tls.CertificateVerificationError
+	if !errors.As(err, &cert) {
+		// net/textproto quotes some things without quotes.
+		for _, mark := range []string{`"`, "malformed MIME header"} {
+			if at := strings.Index(text, mark); at >= 0 {
+				text = strings.TrimSuffix(text[:at+len(mark)], `"`) + "…"
+			}
+		}
+	}
+	return unquotedError{err, readable(text, most)}
 }
 
 // readAll reads an answer, which the transport has decompressed, within bounds.

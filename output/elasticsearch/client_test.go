@@ -6,11 +6,14 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -200,4 +203,40 @@ func TestNewClientRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "output.elasticsearch.hosts")
 	_, err = elasticsearch.NewClient(elasticsearch.ClientConfig{Hosts: []*url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}, CompressionLevel: 10})
 	require.ErrorContains(t, err, "output.elasticsearch.compression_level")
+}
+
+// What answers in no HTTP may send anything back, and none of that is for a log.
+func TestClientQuotesNoAnswer(t *testing.T) {
+	log.SetOutput(io.Discard) // net/http's, as in main
+	defer log.SetOutput(os.Stderr)
+	for _, answer := range []string{
+		"%s", "HTTP/1.1 %s", "HTTP/%s 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n%s\r\n\r\n", "HTTP/1.1 200 OK\r\nx%s\r\n y: z\r\n\r\n",
+		"HTTP/1.1 200 OK\r\n %s\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: %s\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 12\r\n\r\n%s",
+	} {
+		for _, n := range []int{3, 1000} {
+			t.Run(fmt.Sprintf("%q %d", answer, n), func(t *testing.T) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				require.NoError(t, err)
+				defer l.Close()
+				go func() {
+					for {
+						conn, err := l.Accept()
+						if err != nil {
+							return
+						}
+						_, _ = conn.Read(make([]byte, 4<<10)) // what comes is known
+						fmt.Fprintf(conn, answer, strings.Repeat("needle ", n))
+						conn.Close()
+					}
+				}()
+				c := client(t, elasticsearch.ClientConfig{Hosts: []*url.URL{{Scheme: "http", Host: l.Addr().String()}}})
+				_, err = c.Do(t.Context(), &elasticsearch.Request{Method: http.MethodPost, Path: "/_bulk", Body: []byte("{}\n")})
+				require.Error(t, err)
+				assert.NotContains(t, err.Error(), "needle")
+				assert.Less(t, len(err.Error()), 500)
+			})
+		}
+	}
 }
