@@ -8,8 +8,8 @@
 // outside of those that the settings allow.
 //
 // Where to look: route.go says where an event goes, outcome.go what an answer
-// means, answer.go how it is read, bulk.go how requests are filled and sent,
-// health.go what is known of the cluster.
+// means, answer.go how it is read, bulk.go how requests are filled and sent, reply.go
+// what becomes of their events then, health.go what is known of the cluster.
 package elasticsearch
 
 import (

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -128,22 +127,6 @@ func (h *health) fault(it *item, now time.Time) {
 	words := it.outage()
 	h.outages[index] = &trouble{words: words, since: now, seen: now}
 	h.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", index, "reason", it.result.reason, "error", words)
-}
-
-// outage is what an operator must see to, in words.
-func (it *item) outage() string {
-	index := strconv.Quote(it.route.Index)
-	switch result := &it.result; {
-	case result.setting == "output.elasticsearch.pipeline":
-		return fmt.Sprintf("%s: there is no pipeline %s: make it, or mend the setting", result.setting, strconv.Quote(it.route.Pipeline))
-	case result.setting != "":
-		return fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", result.setting, index, it.typ)
-	case result.reason == reasonPrivilege:
-		return fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", index, it.typ)
-	case result.reason == reasonShards:
-		return fmt.Sprintf("index %s cannot be made: the cluster has as many shards as it may have (%s): delete old indices, or raise cluster.max_shards_per_node", index, it.typ)
-	}
-	return fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", index, it.typ)
 }
 
 // took notes that something was stored in an index.

@@ -2,7 +2,12 @@ package elasticsearch
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -212,4 +217,52 @@ func blamesAction(typ, reason string) bool {
 		return strings.HasPrefix(reason, "Malformed action/metadata line [") || strings.HasPrefix(reason, "Action/metadata line [")
 	}
 	return false
+}
+
+// words say what a request was answered with, and the mend.
+func (o outcome) words(resp *Response) string {
+	switch o.reason {
+	case reasonPrivilege:
+		return fmt.Sprintf("%s answers %d: the credentials are wrong or may not write; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host, resp.Status)
+	case reasonRedirect:
+		return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d and wants to send the request elsewhere, which is never followed: name the right host", resp.Host, resp.Status)
+	case reasonBlock:
+		return fmt.Sprintf("%s answers %d: the whole cluster is blocked for writing; lift the block (cluster.blocks.*), or make room on its disks", resp.Host, resp.Status)
+	case reasonExplicit:
+		return fmt.Sprintf("%s answers 400: events may name no index there; set rest.action.multi.allow_explicit_index to true in its own settings", resp.Host)
+	case reasonBusy:
+		return fmt.Sprintf("%s answers 429: it has more to do than it can", resp.Host)
+	case reasonServer:
+		return fmt.Sprintf("%s answers %d: it has a fault of its own", resp.Host, resp.Status)
+	}
+	return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a bulk request: is it Elasticsearch or OpenSearch?", resp.Host, resp.Status)
+}
+
+// unanswered is a request without an answer, as a label and in words.
+func unanswered(err error) (reason, words string) {
+	reason = reasonUnreached
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		reason = reasonTimeout
+	}
+	if errors.Is(err, ErrAnswerTooLong) {
+		reason = reasonUnreadable
+	}
+	return reason, "output.elasticsearch.hosts: no answer: " + err.Error()
+}
+
+// outage is what an operator must see to, in words.
+func (it *item) outage() string {
+	index := strconv.Quote(it.route.Index)
+	switch result := &it.result; {
+	case result.setting == "output.elasticsearch.pipeline":
+		return fmt.Sprintf("%s: there is no pipeline %s: make it, or mend the setting", result.setting, strconv.Quote(it.route.Pipeline))
+	case result.setting != "":
+		return fmt.Sprintf("%s: index %s is missing, closed, or takes no such operation, or its default pipeline is missing (%s): mend that, or the setting", result.setting, index, it.typ)
+	case result.reason == reasonPrivilege:
+		return fmt.Sprintf("index %s: the credentials may not write to it (%s): give them the privilege", index, it.typ)
+	case result.reason == reasonShards:
+		return fmt.Sprintf("index %s cannot be made: the cluster has as many shards as it may have (%s): delete old indices, or raise cluster.max_shards_per_node", index, it.typ)
+	}
+	return fmt.Sprintf("index %s is blocked for writing (%s): lift the block, or make room on the cluster's disks", index, it.typ)
 }
