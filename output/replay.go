@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/wildcard"
 )
 
 // This file takes letters out of the dead letter again. Its rules:
@@ -64,30 +65,11 @@ func (f *Filter) Match(l *Letter) bool {
 		return false
 	}
 	if len(f.Indices) > 0 {
-		if l.Target == nil || !slices.ContainsFunc(f.Indices, func(p string) bool { return like(l.Target.Index, p) }) {
+		if l.Target == nil || !slices.ContainsFunc(f.Indices, func(p string) bool { return wildcard.Match(p, l.Target.Index) }) {
 			return false
 		}
 	}
 	return f.Since.IsZero() || !l.Time.Before(f.Since)
-}
-
-// like reports whether a name is one of a pattern with *.
-func like(name, pattern string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return name == pattern
-	}
-	rest, ok := strings.CutPrefix(name, parts[0])
-	if !ok {
-		return false
-	}
-	last := len(parts) - 1
-	for _, p := range parts[1:last] {
-		if _, rest, ok = strings.Cut(rest, p); !ok {
-			return false
-		}
-	}
-	return strings.HasSuffix(rest, parts[last])
 }
 
 // Sender stores the events of letters where they belong.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vtsidecar/internal/finding"
+	"vtsidecar/internal/wildcard"
 )
 
 // This file looks at a cluster for reasons why events would wait there, or be
@@ -521,7 +522,7 @@ func (e *examiner) templates(ctx context.Context, what string, fixed map[string]
 	for _, t := range answer.All {
 		for _, p := range t.Is.Patterns {
 			name := sampleOf(p)
-			if slices.ContainsFunc(e.Config.AllowedIndices, func(allowed string) bool { return matches(allowed, name) }) {
+			if slices.ContainsFunc(e.Config.AllowedIndices, func(allowed string) bool { return wildcard.Match(allowed, name) }) {
 				samples[name] = true
 			}
 		}

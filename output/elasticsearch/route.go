@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/wildcard"
 )
 
 // This file decides where an event goes: its index, its pipeline, its _id. Its
@@ -89,24 +90,10 @@ func CheckIndex(text string, allowed []string) error {
 	if strings.HasPrefix(text, ".") {
 		return fmt.Errorf("%q makes no index for events: names that begin with a dot are the cluster's own", text)
 	}
-	if !slices.ContainsFunc(allowed, func(p string) bool { return meet(p, pattern.String()) }) {
+	if !slices.ContainsFunc(allowed, func(p string) bool { return wildcard.Meet(p, pattern.String()) }) {
 		return fmt.Errorf("%q makes no name that output.elasticsearch.allowed_indices (%s) allows: add %q there", text, strings.Join(allowed, ", "), pattern.String())
 	}
 	return nil
-}
-
-// meet reports whether there is a name that two patterns with * both match.
-func meet(a, b string) bool {
-	switch first, last := strings.IndexByte(a, '*'), strings.LastIndexByte(a, '*'); {
-	case first < 0:
-		return matches(b, a)
-	case strings.IndexByte(b, '*') < 0:
-		return matches(a, b)
-	default: // what is between two * can stand beside anything
-		startA, endA := a[:first], a[last+1:]
-		startB, endB := b[:strings.IndexByte(b, '*')], b[strings.LastIndexByte(b, '*')+1:]
-		return (strings.HasPrefix(startA, startB) || strings.HasPrefix(startB, startA)) && (strings.HasSuffix(endA, endB) || strings.HasSuffix(endB, endA))
-	}
 }
 
 // CheckPipeline says what is wrong with a pipeline setting.
@@ -600,7 +587,7 @@ func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(st
 		fallback = fallbackHidden
 	case illegal(name) != "":
 		fallback = fallbackIllegal
-	case !slices.ContainsFunc(r.allowed, func(pattern string) bool { return matches(pattern, name) }):
+	case !slices.ContainsFunc(r.allowed, func(pattern string) bool { return wildcard.Match(pattern, name) }):
 		fallback = fallbackForbidden
 	default:
 		return name, stream, "", ""
@@ -620,29 +607,6 @@ func readMeta(raw []byte) map[string]any {
 		return nil
 	}
 	return m
-}
-
-// matches reports whether a name is what a pattern with * in it says.
-func matches(pattern, name string) bool {
-	first, rest, wild := strings.Cut(pattern, "*")
-	if !wild {
-		return pattern == name
-	}
-	name, ok := strings.CutPrefix(name, first)
-	if !ok {
-		return false
-	}
-	for {
-		next, more, wild := strings.Cut(rest, "*")
-		if !wild {
-			return strings.HasSuffix(name, next)
-		}
-		i := strings.Index(name, next)
-		if i < 0 {
-			return false
-		}
-		name, rest = name[i+len(next):], more
-	}
 }
 
 // appendQuoted appends s as a JSON string.

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"vtsidecar/internal/wildcard"
 )
 
 // Change is what has to be done about a template.
@@ -68,14 +70,11 @@ func Apply(ctx context.Context, doer Doer, changes []Change, templates ...Templa
 // refusal is a status and the cluster's own words. They are about templates and
 // settings, never about an event.
 func refusal(resp *Response) error {
-	var e struct {
-		Error struct{ Type, Reason string }
-	}
-	switch {
-	case resp.Status == http.StatusUnauthorized:
+	if resp.Status == http.StatusUnauthorized {
 		return fmt.Errorf("%s answers 401: the credentials are wrong; mend output.elasticsearch.api_key, .username and .password or .bearer_token", resp.Host)
-	case json.Unmarshal(resp.Body, &e) == nil && e.Error.Type != "":
-		return fmt.Errorf("%s answers %d %s: %s", resp.Host, resp.Status, e.Error.Type, readable(e.Error.Reason, 1000))
+	}
+	if typ, reason := requestError(resp.Body); typ != "" {
+		return fmt.Errorf("%s answers %d %s: %s", resp.Host, resp.Status, typ, readable(reason, 1000))
 	}
 	return fmt.Errorf("%s answers %d", resp.Host, resp.Status)
 }
@@ -191,7 +190,7 @@ func (s *Shape) Awaits(name string, planned []Change) bool {
 	for _, c := range planned {
 		switch {
 		case c.Action == "none":
-		case c.Kind == own.Kind && matches(pattern, name) && (s.Template == "" || s.Template == TemplateName || s.Priority < priority),
+		case c.Kind == own.Kind && wildcard.Match(pattern, name) && (s.Template == "" || s.Template == TemplateName || s.Priority < priority),
 			c.Kind != own.Kind && s.Composed:
 			return true
 		}
@@ -304,7 +303,7 @@ func (s *Shape) whose(ctx context.Context, doer Doer, name string) error {
 		priority, _ := body["priority"].(float64)
 		patterns, _ := body["index_patterns"].([]any)
 		for _, p := range patterns {
-			if pattern, _ := p.(string); matches(pattern, name) && priority > best {
+			if pattern, _ := p.(string); wildcard.Match(pattern, name) && priority > best {
 				best = priority
 				s.Template, _ = entry["name"].(string)
 				s.Priority = int(priority)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/wildcard"
 )
 
 // templateStore is a cluster as far as templates go. It keeps what it is given,
@@ -209,7 +211,7 @@ func TestPartsAreMappedWhateverTheIndexSays(t *testing.T) {
 		found := ""
 		for _, x := range mappings["dynamic_templates"].([]any) {
 			for name, d := range x.(object) {
-				if d := d.(object); d["match_mapping_type"] == kind && matches(d["path_match"].(string), "arcanna.ioc.later.value") {
+				if d := d.(object); d["match_mapping_type"] == kind && wildcard.Match(d["path_match"].(string), "arcanna.ioc.later.value") {
 					found = name
 					assert.Equal(t, "keyword", d["mapping"].(object)["type"], name)
 				}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/wildcard"
 )
 
 // mapper maps documents as both engines do, as far as the templates go: explicit
@@ -107,7 +109,7 @@ func (m *mapper) template(path string, v any) object {
 			if !any {
 				pattern = "*"
 			}
-			if matches(pattern, path) && t["match_mapping_type"] == kind {
+			if wildcard.Match(pattern, path) && t["match_mapping_type"] == kind {
 				text, _ := json.Marshal(t["mapping"])
 				var field object
 				json.Unmarshal(text, &field)
