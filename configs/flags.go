@@ -2,6 +2,7 @@ package configs
 
 import (
 	"flag"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -101,7 +102,10 @@ func FromContext(c *cli.Context) []Value {
 // knows out of the arguments, so that they can be reported with everything
 // else, where the flag package would stop at the first. Append what it took to
 // FromContext's values. It also joins "--vt.enabled false" to one argument,
-// which the flag package would take for a flag and a command.
+// which the flag package would take for a flag and a command, and puts flags
+// where that package looks for them, which stops at the first word that is
+// none: settings to the front, since all commands take them anywhere, and a
+// command's own flags before its arguments.
 func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 	takesValue := map[string]bool{"help": false, "h": false, "version": false, "v": false, "generate-bash-completion": false}
 	collect := func(flags []cli.Flag) {
@@ -126,14 +130,16 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 	collect(app.Flags)
 	walk(app.Commands)
 
+	var o order
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		name := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
 		if arg == "--" {
-			return append(rest, args[i:]...), taken
+			o.end = args[i:]
+			break
 		}
 		if name == arg || name == "" || strings.HasPrefix(name, "-") {
-			rest = append(rest, arg)
+			o.words = append(o.words, arg)
 			continue
 		}
 		name, text, inline := strings.Cut(name, "=")
@@ -143,16 +149,18 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 			next = args[i+1]
 		}
 		switch {
-		case known && !inline && value && i+1 < len(args):
-			rest = append(rest, arg, next)
+		case known && i+1 == len(args) && (value && !inline || name == "generate-bash-completion"):
+			o.end = args[i:] // there is no value, and the completion is asked for last
+		case known && !inline && value:
+			o.flag(name, arg, next)
 			i++
-		case known && !inline && isBoolSetting(name) && (next == "true" || next == "false"):
-			rest = append(rest, arg+"="+next)
+		case known && !inline && isBoolSetting(name) && (strings.EqualFold(next, "true") || strings.EqualFold(next, "false")):
+			o.flag(name, arg+"="+next)
 			i++
 		case known:
-			rest = append(rest, arg)
+			o.flag(name, arg)
 		case len(name) == 1 && !strings.HasPrefix(arg, "--"):
-			rest = append(rest, arg) // a short flag is no setting; the command line explains it
+			o.flag(name, arg) // a short flag is no setting; the command line explains it
 		default:
 			// Nothing runs with an unknown flag, so guessing which argument is its
 			// value can only change which further mistakes are seen.
@@ -163,7 +171,39 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 			taken = append(taken, Value{Name: name, Text: text})
 		}
 	}
-	return rest, taken
+	return o.args(app.Commands), taken
+}
+
+// order is arguments on their way to where they are looked for.
+type order struct {
+	settings []string // flags with their values
+	first    []string // other flags before the first word
+	own      []string // other flags behind it
+	words    []string // the command, then its arguments
+	end      []string // what stays last
+}
+
+func (o *order) flag(name string, args ...string) {
+	switch {
+	case find(name) != nil:
+		o.settings = append(o.settings, args...)
+	case len(o.words) == 0:
+		o.first = append(o.first, args...)
+	default:
+		o.own = append(o.own, args...)
+	}
+}
+
+func (o *order) args(commands []*cli.Command) []string {
+	n := 0
+	for ; n < len(o.words); n++ {
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(o.words[n]) })
+		if i < 0 {
+			break
+		}
+		commands = commands[i].Subcommands
+	}
+	return slices.Concat(o.settings, o.first, o.words[:n], o.own, o.words[n:], o.end)
 }
 
 func isBoolSetting(name string) bool {

@@ -25,6 +25,7 @@ func program(got *[]configs.Value, ran *string) *cli.App {
 		Commands: []*cli.Command{
 			{Name: "serve", Flags: configs.Flags(), Action: run},
 			{Name: "send", Flags: append(configs.HiddenFlags(), &cli.StringFlag{Name: "to"}, &cli.BoolFlag{Name: "json"}), Action: run},
+			{Name: "plain", Subcommands: []*cli.Command{{Name: "below", Action: run}}},
 			{Name: "test", Flags: configs.HiddenFlags(), Subcommands: []*cli.Command{
 				{Name: "config", Flags: configs.HiddenFlags(), Action: run},
 			}},
@@ -53,6 +54,9 @@ func TestFlagsBeforeAndAfterTheCommand(t *testing.T) {
 		{"--vt.enabled", "false", "test", "--vt.wait", "1s", "config"},
 		{"test", "config", "--vt.enabled=false", "--vt.wait=1s"},
 		{"--vt.wait=1s", "test", "config", "--vt.enabled=false"},
+		{"send", "--vt.enabled", "false", "--to", "x", "file", "--vt.wait", "1s"},
+		{"plain", "--vt.wait=1s", "below", "--vt.enabled=false"}, // declares none of them
+		{"plain", "below", "argument", "--vt.wait=1s", "--vt.enabled=false"},
 	} {
 		values, unknown, _ := parse(t, args...)
 		assert.ElementsMatch(t, want, values, args)
@@ -98,6 +102,25 @@ func TestOtherFlagsAreLeftAlone(t *testing.T) {
 	} {
 		rest, taken := configs.TakeUnknown(app, args)
 		assert.Equal(t, args, rest)
+		assert.Empty(t, taken)
+	}
+}
+
+func TestFlagsBehindArguments(t *testing.T) {
+	app := program(new([]configs.Value), new(string))
+	for _, c := range []struct{ given, want []string }{
+		{[]string{"send", "file", "--to", "x", "-"}, []string{"send", "--to", "x", "file", "-"}},
+		{[]string{"send", "file", "--vt.wait", "1s", "--json"}, []string{"--vt.wait", "1s", "send", "--json", "file"}},
+		{[]string{"send", "file", "--json", "--", "--to", "x"}, []string{"send", "--json", "file", "--", "--to", "x"}},
+		{[]string{"plain", "below", "below", "--json"}, []string{"plain", "below", "--json", "below"}},
+		{[]string{"--version", "serve", "-x"}, []string{"--version", "serve", "-x"}},
+		// A value that is missing is not made of what stands elsewhere.
+		{[]string{"test", "config", "--vt.wait"}, []string{"test", "config", "--vt.wait"}},
+		{[]string{"send", "file", "--to"}, []string{"send", "file", "--to"}},
+		{[]string{"send", "file", "--generate-bash-completion"}, []string{"send", "file", "--generate-bash-completion"}},
+	} {
+		rest, taken := configs.TakeUnknown(app, c.given)
+		assert.Equal(t, c.want, rest)
 		assert.Empty(t, taken)
 	}
 }

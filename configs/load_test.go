@@ -219,7 +219,7 @@ func TestValues(t *testing.T) {
 			map[string]string{"0": "above 0", "0s": "above 0", "-1h": "above 0", "-1d": "above 0", "30": `"30s"`, "1w": "no duration", "d": "no duration", "1d-1h": "no duration", "+1d": "no duration", "1.5d": "no duration", "36501d": "too long", "9223372036854775807d": "too long", "1d1d": "no duration"}},
 		{"vt.wait", func(c *configs.Config) any { return c.VT.Wait }, map[string]any{"0": time.Duration(0), "250ms": 250 * time.Millisecond}, map[string]string{"-1s": "negative", "2h": "at most 1h"}},
 		{"input.keepalive", func(c *configs.Config) any { return c.Input.Keepalive }, map[string]any{"10s": 10 * time.Second}, map[string]string{"11s": "at most 10s", "0": "above 0"}},
-		{"vt.enabled", func(c *configs.Config) any { return c.VT.Enabled }, map[string]any{"true": true, "false": false}, map[string]string{"yes": "neither true nor false", "1": "neither", "TRUE": "neither"}},
+		{"vt.enabled", func(c *configs.Config) any { return c.VT.Enabled }, map[string]any{"true": true, "false": false, "True": true, "FALSE": false}, map[string]string{"yes": "use true or false", "1": "neither", "t": "neither"}},
 		{"output.file.rotate_every", func(c *configs.Config) any { return c.OutputFile.RotateEvery },
 			map[string]any{"none": time.Duration(0), "0": time.Duration(0), "1s": time.Second, "7d": 7 * 24 * time.Hour}, map[string]string{"500ms": "at least 1s", "-1h": "negative", "often": "duration"}},
 		{"output.file.keep", func(c *configs.Config) any { return c.OutputFile.Keep }, map[string]any{"0": 0, "30": 30}, map[string]string{"-1": ""}},
@@ -299,7 +299,7 @@ whatever: {deep: {deeper: 1}}
 	assert.ElementsMatch(t, []string{
 		`late.enabled (flag): is not in this version: take it out`,
 		`--vt.wiat (flag): is not known: did you mean --vt.wait?`,
-		`fields_max_values (flag): "none" is no whole number`,
+		`fields_max_values (flag): "none" is no whole number: use digits alone, like 10`,
 		`VTSIDECAR_VT_BYPASS (environment): is not in this version: take it out`,
 		`VTSIDECAR_OTI_FEEDS (environment): is not in this version: take it out`,
 		`VTSIDECAR_INPUT_ADRESS (environment): is not known: did you mean VTSIDECAR_INPUT_ADDRESS?`,

@@ -320,11 +320,15 @@ func (l *loader) output() {
 	for i := range table {
 		name := table[i].name
 		section, _, _ := strings.Cut(strings.TrimPrefix(name, "output."), ".")
-		if !strings.HasPrefix(name, "output.") || section == c.Output || section == OutputToFile || l.bad[name] {
+		if !strings.HasPrefix(name, "output.") || section == c.Output || l.bad[name] {
 			continue
 		}
 		if g := l.values[i][l.winner(i)]; g != nil && !slices.Equal(g.texts, l.defaults(i)) {
-			l.wrong(name, fmt.Sprintf("is given, but events do not go there: set output.%s.hosts, or take it out", section))
+			mend := "set output." + section + ".hosts, or take it out"
+			if section == OutputToFile {
+				mend = "they go to output." + c.Output + ", so take it out"
+			}
+			l.wrong(name, "is given, but events do not go there: "+mend)
 		}
 	}
 }

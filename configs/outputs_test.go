@@ -61,6 +61,7 @@ func TestContradictionsOfOutputs(t *testing.T) {
 		"output.logstash.hosts=":                        "output.logstash.hosts (flag): is empty",
 		"output.elasticsearch.index=x":                  "events do not go there: set output.elasticsearch.hosts",
 		"output.logstash.ssl.enabled=true":              "events do not go there: set output.logstash.hosts",
+		hosts + " output.file.keep=3":                   "output.file.keep (flag): is given, but events do not go there: they go to output.elasticsearch",
 		hosts + " output.elasticsearch.username=u":      "is given without output.elasticsearch.password",
 		hosts + " output.elasticsearch.password=S3CR3T": "is given without output.elasticsearch.username",
 		hosts + " output.elasticsearch.api_key=a:S3CR3T output.elasticsearch.bearer_token=S3CR3T": "one kind of credentials",
@@ -89,7 +90,7 @@ func TestContradictionsOfOutputs(t *testing.T) {
 
 	// What is set as it is anyway, as in the annotated file, is set for nobody.
 	load(t, sources([]string{"output.elasticsearch.workers=2", "output.file.path=/x/y"}, nil, "", nil))
-	c := load(t, sources([]string{hosts, "output.file.keep=3", "output.elasticsearch.op_type=index", "output.elasticsearch.ssl.verification_mode=none"}, nil, "", nil))
+	c := load(t, sources([]string{hosts, "output.file.keep=0", "output.elasticsearch.op_type=index", "output.elasticsearch.ssl.verification_mode=none"}, nil, "", nil))
 	assert.Len(t, c.Warnings, 2)
 }
 

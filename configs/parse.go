@@ -80,13 +80,13 @@ func secretOf(at func(*Config) *string, check func(string) error) parser {
 
 func boolOf(at func(*Config) *bool) parser {
 	p := scalar("true or false", store(at, func(s string) (bool, error) {
-		switch s {
+		switch strings.ToLower(s) { // YAML knows True and TRUE too, and templates write them
 		case "true":
 			return true, nil
 		case "false":
 			return false, nil
 		}
-		return false, fmt.Errorf("%s is neither true nor false", quote(s))
+		return false, fmt.Errorf("%s is neither: use true or false", quote(s))
 	}))
 	p.boolean = true
 	return p
@@ -105,7 +105,7 @@ func parseInt(s string, lowest, highest int) (int, error) {
 		}
 		return 0, fmt.Errorf("%s is out of range: use %d to %d", quote(s), lowest, highest)
 	case err != nil || s[0] == '+':
-		return 0, fmt.Errorf("%s is no whole number", quote(s))
+		return 0, fmt.Errorf("%s is no whole number: use digits alone, like 10", quote(s))
 	}
 	return n, nil
 }
