@@ -38,7 +38,7 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 	s.mu.Lock()
 	s.inFlight++
 	s.stats.InFlight = max(s.stats.InFlight, s.inFlight)
-	limits, delay := s.limits, s.delay
+	limits := s.limits
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -82,7 +82,7 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		s.failure(w, http.StatusBadRequest, "illegal_argument_exception", "explicit index in bulk is not allowed")
 		return
 	}
-	if !s.pause(r.Context(), delay) {
+	if !s.pause(r.Context(), s.cfg.Delay) {
 		panic(http.ErrAbortHandler)
 	}
 	var long []string

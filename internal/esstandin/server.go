@@ -92,7 +92,6 @@ type Server struct {
 
 	mu         sync.Mutex
 	limits     Limits              // guarded by mu, as is all below
-	delay      time.Duration       //
 	faults     []Fault             // the first is in force
 	rules      []Rule              //
 	tries      map[string]int      // "rule number, id": how often the rule was applied
@@ -121,7 +120,7 @@ type index struct {
 // New makes a stand-in.
 func New(cfg Config) *Server {
 	s := &Server{
-		cfg: cfg, delay: cfg.Delay, done: make(chan struct{}),
+		cfg: cfg, done: make(chan struct{}),
 		indices: map[string]*index{}, streams: map[string][]string{}, aliases: map[string]string{},
 		components: map[string]any{}, templates: map[string]any{}, pipelines: map[string]any{},
 		settled: map[string]bool{}, refused: map[string]bool{}, tries: map[string]int{},
@@ -144,13 +143,6 @@ func (s *Server) SetLimits(l Limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.limits = l
-}
-
-// SetDelay is how long a bulk takes from now on.
-func (s *Server) SetDelay(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delay = d
 }
 
 // Docs are the documents of an index, an alias or a data stream, in the order
@@ -285,13 +277,6 @@ func (s *Server) PutPipeline(name string, processors ...map[string]any) {
 		list[i] = p
 	}
 	s.pipelines[name] = map[string]any{"processors": list}
-}
-
-// DeletePipeline takes a pipeline away.
-func (s *Server) DeletePipeline(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pipelines, name)
 }
 
 // PutTemplate makes an index template for a pattern; stream: what it matches is

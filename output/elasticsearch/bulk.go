@@ -364,7 +364,6 @@ func (w *worker) take() bool {
 	o := w.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var timer *time.Timer
 	for {
 		now := time.Now()
 		for len(o.later) > 0 && !o.later[0].due.After(now) {
@@ -396,16 +395,12 @@ func (w *worker) take() bool {
 		o.mu.Unlock()
 		var due <-chan time.Time
 		if !next.IsZero() {
-			timer = time.NewTimer(time.Until(next))
-			due = timer.C
+			due = time.After(time.Until(next))
 		}
 		select {
 		case <-changed:
 		case <-due:
 		case <-o.base.Done():
-		}
-		if timer != nil {
-			timer.Stop()
 		}
 		o.mu.Lock()
 	}

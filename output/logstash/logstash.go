@@ -237,18 +237,13 @@ func (o *Output) acquire(ctx context.Context) (t turn, err error) {
 		changed := o.changed
 		o.mu.Unlock()
 		var due <-chan time.Time
-		var timer *time.Timer
 		if !over.IsZero() {
-			timer = time.NewTimer(time.Until(over))
-			due = timer.C
+			due = time.After(time.Until(over))
 		}
 		select {
 		case <-changed:
 		case <-due:
 		case <-ctx.Done():
-		}
-		if timer != nil {
-			timer.Stop()
 		}
 		o.mu.Lock()
 	}
