@@ -1,7 +1,6 @@
 package elasticsearch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -140,23 +139,14 @@ func placeAtFault(a *answer) (pipeline, index bool) {
 	default:
 		return false, false
 	}
-	says := func(parts ...string) bool {
-		rest := a.reason
-		for _, p := range parts {
-			_, after, ok := strings.Cut(rest, p)
-			if !ok {
-				return false
-			}
-			rest = after
-		}
-		return true
-	}
+	// From its first word: further on a reason may quote the event, which then
+	// would hold up everything that goes to the same place.
+	begins := func(words string) bool { return strings.HasPrefix(a.reason, words) }
 	switch {
-	case says("pipeline with id [", "] does not exist"):
+	case begins("pipeline with id [") && strings.HasSuffix(a.reason, "] does not exist"):
 		return true, false
-	case says("no write index is defined for alias ["),
-		says("only write ops with an op_type of create are allowed in data streams"),
-		says("is closed, ", "can't be opened"):
+	case begins("no write index is defined for alias ["),
+		begins("only write ops with an op_type of create are allowed in data streams"):
 		return false, true
 	}
 	return false, false
@@ -186,12 +176,17 @@ func request(status int, body []byte) outcome {
 		return outcome{verdict: again, reason: reasonServer}
 	case status >= 300 && status < 400:
 		return outcome{verdict: outage, reason: reasonRedirect}
-	case status == http.StatusBadRequest && bytes.Contains(body, []byte(noExplicitIndex)):
+	case status == http.StatusBadRequest && saysFirst(body, noExplicitIndex):
 		return outcome{verdict: outage, reason: reasonExplicit}
 	case status == http.StatusBadRequest && blamesAction(requestError(body)):
 		return outcome{verdict: refused, reason: reasonDocument}
 	}
 	return outcome{verdict: outage, reason: reasonStatus, odd: status >= 400}
+}
+
+func saysFirst(body []byte, words string) bool {
+	_, reason := requestError(body)
+	return strings.HasPrefix(reason, words)
 }
 
 func isBlock(body []byte) bool {
