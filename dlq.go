@@ -31,7 +31,7 @@ import (
 	"vtsidecar/output/elasticsearch"
 )
 
-// patience is how long a replay waits for an output that takes nothing.
+// replayPatience is how long a replay waits for an output that takes nothing.
 const replayPatience = time.Minute
 
 // dlqCommand reads the dead letter, and takes letters out of it. list and show

@@ -108,8 +108,8 @@ type Line struct {
 
 // DeadLetter is an event that cannot be stored where it should go.
 type DeadLetter struct {
-	Reason string // "malformed", "oversize", "internal_error"; a metric label, so from a small fixed set
-	Detail string // the same in words, never quoting the event
+	Reason string // "malformed", "oversize", "internal_error", or the output's; a metric label, so from a small fixed set
+	Detail string // the same in words; the output's may quote the event, so it is never logged
 	Event  []byte // the event's bytes, at most MaxStub of a malformed or oversized one
 	Length int64  // the event's whole length in bytes
 	SHA256 string // of the whole event in hex; empty where Event is whole
