@@ -31,6 +31,7 @@ type Fault struct {
 	//	order        the items in reverse
 	//	wrong_id     the items under other identities
 	//	wrong_op     the items under another operation
+	//	no_id        the items under none; one_no_id: the first of them
 	//	no_status    the items without a status
 	//	huge         an answer of 64 MiB
 	//	bomb         1 GiB of spaces in a gzip
@@ -47,7 +48,7 @@ type Fault struct {
 var faultKinds = map[string]bool{
 	"": true, "status": true, "status_html": true, "html": true, "refused": true, "blackhole": true, "reset": true, "eof": true, "hang": true,
 	"truncate": true, "truncate_json": true, "garbage": true, "empty": true, "null_items": true, "few": true, "many": true, "order": true,
-	"wrong_id": true, "wrong_op": true, "no_status": true, "huge": true, "bomb": true, "redirect": true,
+	"wrong_id": true, "wrong_op": true, "no_id": true, "one_no_id": true, "no_status": true, "huge": true, "bomb": true, "redirect": true,
 }
 
 // Rule is an answer about some documents. The first of several that match is in
@@ -239,6 +240,13 @@ func (s *Server) faultyAnswer(w http.ResponseWriter, r *http.Request, f Fault, i
 	case "wrong_id":
 		for i := range items {
 			items[i].id = strings.Repeat("7", 32)
+		}
+		s.answerItems(w, r, items)
+	case "no_id", "one_no_id":
+		for i := range items {
+			if i == 0 || f.Kind == "no_id" {
+				items[i].id = ""
+			}
 		}
 		s.answerItems(w, r, items)
 	case "wrong_op":

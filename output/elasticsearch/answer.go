@@ -14,7 +14,8 @@ import (
 //
 // A pipeline may give an event another _id, and so does a failure store. Such an
 // answer counts where the cluster gives the request's mark back: so it is known to
-// be about this request, and what has another _id is known by its order.
+// be about this request, and what has another _id is known by its order. So are all
+// where the answer says no _id of any.
 
 var (
 	errAnswer = errors.New("the answer to a bulk request is not what the request asked for")
@@ -59,7 +60,7 @@ func readAnswers(body []byte, each func(i int, a *answer) error) error {
 			}); err != nil {
 				return err
 			}
-			if ops != 1 || len(a.id) == 0 || a.status < 200 || a.status > 599 {
+			if ops != 1 || a.status < 200 || a.status > 599 {
 				return errAnswer
 			}
 			n++

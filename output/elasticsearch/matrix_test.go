@@ -316,7 +316,7 @@ const longest = 90*time.Second + timeout
 func TestRequestFaults(t *testing.T) {
 	faults := []esstandin.Fault{
 		{Kind: "html"}, {Kind: "garbage"}, {Kind: "empty"}, {Kind: "null_items"}, {Kind: "few"}, {Kind: "many"},
-		{Kind: "wrong_id"}, {Kind: "wrong_op"}, {Kind: "no_status"}, {Kind: "truncate"}, {Kind: "truncate_json"},
+		{Kind: "wrong_id"}, {Kind: "one_no_id"}, {Kind: "wrong_op"}, {Kind: "no_status"}, {Kind: "truncate"}, {Kind: "truncate_json"},
 		{Kind: "refused"}, {Kind: "reset"}, {Kind: "eof"}, {Kind: "hang"}, {Kind: "blackhole"}, {Kind: "redirect"}, {Kind: "huge"}, {Kind: "bomb"},
 	}
 	for _, status := range []int{400, 401, 403, 404, 406, 408, 429, 500, 502, 503, 504, 507} {

@@ -70,3 +70,17 @@ func TestAnswersOutOfOrder(t *testing.T) {
 		b.close()
 	})
 }
+
+// An answer of the right length that names nothing is taken in its order.
+func TestAnswersWithoutIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetRules(esstandin.Rule{Match: word(2), Status: 400}, esstandin.Rule{Match: word(3), Status: 503, Times: 1})
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "no_id", Stored: true}))
+		events := some(0, 10)
+		b.dead.allow(events[2].id)
+		require.NoError(t, b.returned(b.storeUnseen(events), 10*time.Second))
+		b.once(events, 2)
+		b.close()
+	})
+}

@@ -78,13 +78,16 @@ func (w *worker) again() {
 
 // read reads what is said of each item. An error: it is not believed.
 func (w *worker) read(resp *Response) error {
-	n, inOrder := 0, true
+	n, nameless, inOrder := 0, 0, true
 	err := readAnswers(resp.Body, func(i int, a *answer) error {
 		if i >= len(w.items) {
 			return errAnswer
 		}
 		n++
-		if it := &w.items[i]; string(a.op) != it.route.Op || !sameText(a.id, w.body[it.from:it.to]) {
+		if len(a.id) == 0 {
+			nameless++
+		}
+		if it := &w.items[i]; string(a.op) != it.route.Op || len(a.id) > 0 && !sameText(a.id, w.body[it.from:it.to]) {
 			inOrder = false
 		} else if inOrder {
 			return it.take(a)
@@ -94,7 +97,7 @@ func (w *worker) read(resp *Response) error {
 	switch {
 	case err != nil:
 		return err
-	case n != len(w.items):
+	case n != len(w.items), nameless > 0 && (nameless < n || !inOrder):
 		return errAnswer
 	case inOrder:
 		return nil
