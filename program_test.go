@@ -381,6 +381,37 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// Dashboards and alerts find every series before anything has happened, whatever
+// the output is: increase() does not see one that begins at 1.
+func TestMetricsFromTheStart(t *testing.T) {
+	_, url := standIn(t)
+	for _, output := range []string{"--output.file.rotate_bytes=1MiB", "--output.elasticsearch.hosts=http://127.0.0.1:9", "--output.logstash.hosts=127.0.0.1:9"} {
+		p := startServer(t, t.TempDir(), url, "--vt.limit.hour", "100", output)
+		admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
+		p.address(t)
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+		var body string
+		require.Eventually(t, func() bool { // the account is asked first
+			resp, err := client.Get(admin + "/metrics")
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			body = string(b)
+			return strings.Contains(body, `vtsidecar_vt_quota_remaining{window="hour"} 100`)
+		}, patience, 10*time.Millisecond)
+		for _, series := range []string{
+			"vtsidecar_build_info{", "vtsidecar_connections ", "vtsidecar_events_received_total ", "vtsidecar_events_stored_total ", "vtsidecar_events_dead_lettered_total{reason=",
+			"vtsidecar_windows_acked_total ", "vtsidecar_protocol_errors_total{reason=", "vtsidecar_inflight_bytes ", "vtsidecar_batch_duration_seconds_bucket{",
+			"vtsidecar_indicators_total{", "vtsidecar_cache_requests_total{result=", "vtsidecar_cache_entries ",
+			"vtsidecar_vt_requests_total{code=", "vtsidecar_vt_request_duration_seconds_bucket{", "vtsidecar_vt_queue_length ",
+			"vtsidecar_output_retries_total{reason=", "vtsidecar_output_files_deleted_total ", "vtsidecar_output_up ", "go_goroutines ", "process_open_fds ",
+		} {
+			assert.Contains(t, body, "\n"+series, output)
+		}
+	}
+}
+
 func TestExitStatuses(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

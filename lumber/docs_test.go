@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every reason that a metric can carry is explained to operators.
+// Every reason that a metric can carry is explained to operators, and there from
+// the start.
 func TestReasonsAreDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../docs/wire.md")
 	require.NoError(t, err)
@@ -35,7 +36,9 @@ func TestReasonsAreDocumented(t *testing.T) {
 		}
 		n++
 		assert.Contains(t, string(doc), "`"+reason+"`", "not in docs/wire.md")
+		assert.Contains(t, protocolReasons, reason)
 		return true
 	})
 	assert.Greater(t, n, 20)
+	assert.Len(t, protocolReasons, n)
 }

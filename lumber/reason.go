@@ -55,6 +55,16 @@ const (
 	reasonPanic         = "panic" // a defect of this program
 )
 
+// protocolReasons are all of them: an alert on increase() does not see a series
+// that begins at 1.
+var protocolReasons = []string{
+	reasonVersion, reasonFrameType, reasonWrongFrame, reasonWindowSize, reasonWindowBytes,
+	reasonWindowShort, reasonSurplus, reasonNested, reasonCutFrame, reasonZlib, reasonEventSize,
+	reasonPairs, reasonTruncated, reasonFirstByte, reasonStalled, reasonSlow, reasonHTTP,
+	reasonTLSUnexpected, reasonTLSExpected, reasonHandshake, reasonCertMissing, reasonCertExpired,
+	reasonCertAuthority, reasonCertName, reasonMaxConns, reasonMaxPerAddress, reasonPanic,
+}
+
 // What else is in log lines.
 const (
 	reasonNoData  = "no_data" // the connection ended before its first byte

@@ -156,6 +156,9 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 		conns:      map[*conn]struct{}{},
 		addresses:  map[netip.Addr]int{},
 	}
+	for _, reason := range protocolReasons {
+		s.metrics.ProtocolErrors.WithLabelValues(reason)
+	}
 	s.base, s.cut = context.WithCancel(context.Background())
 	return s, nil
 }

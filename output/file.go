@@ -50,6 +50,9 @@ func OpenFile(cfg FileConfig) (*File, error) {
 		cfg.Permissions = 0o600
 	}
 	m := cfg.Metrics
+	for _, why := range retryReasons { // an alert on increase() does not see a series that begins at 1
+		m.OutputRetries.WithLabelValues(why)
+	}
 	a := newArchive(cfg.Compress, cfg.Keep, m.OutputFilesDeleted.Inc)
 	j, err := openJournal(journalConfig{
 		setting: "output.file.path",

@@ -416,6 +416,9 @@ func (j *journal) report(err error) {
 	}
 }
 
+// retryReasons are all labels of reason.
+var retryReasons = []string{"no_space", "io", "permission", "changed", "other"}
+
 // reason is an error's metric label.
 func reason(err error) string {
 	switch {

@@ -154,9 +154,15 @@ func Open(cfg Config) (*Output, error) {
 	o.health = health{cfg: &o.cfg, outages: map[string]*trouble{}}
 	for _, x := range itemOutcomes { // an alert on increase() does not see a series that begins at 1
 		cfg.Metrics.OutputItems.WithLabelValues(x.outcome, x.reason)
-		if x.outcome == "refused" {
+		switch x.outcome {
+		case "refused":
 			cfg.Metrics.EventsDeadLettered.WithLabelValues(x.reason)
+		case "retried":
+			cfg.Metrics.OutputRetries.WithLabelValues(x.reason)
 		}
+	}
+	for _, reason := range []string{reasonUnreached, reasonTimeout, reasonUnreadable, reasonRenamed, reasonRedirect, reasonExplicit, reasonTooLarge, reasonDocument} {
+		cfg.Metrics.OutputRetries.WithLabelValues(reason)
 	}
 	for _, reason := range fallbackReasons {
 		cfg.Metrics.OutputFallback.WithLabelValues(reason)

@@ -113,6 +113,9 @@ func Open(cfg Config) (*Output, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = metrics.New("", "", "")
 	}
+	for _, why := range retryReasons { // an alert on increase() does not see a series that begins at 1
+		cfg.Metrics.OutputRetries.WithLabelValues(why)
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = func(ctx context.Context, address string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
@@ -324,6 +327,9 @@ func (o *Output) wake() {
 	close(o.changed)
 	o.changed = make(chan struct{})
 }
+
+// retryReasons are all labels of reason.
+var retryReasons = []string{"unreadable", "timeout", "unreachable"}
 
 // reason is a label of a metric for what went wrong.
 func reason(err error) string {
