@@ -19,7 +19,11 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup wants it to be nothing
+		signals = append(signals, syscall.SIGHUP) // a terminal that closes is a stop, as for Beats
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	// net/http logs through the standard library's logger, and what it logs can
 	// quote bytes that a server sent. The program's own log says what matters.
 	log.SetOutput(io.Discard)

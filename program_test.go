@@ -14,8 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -546,4 +548,18 @@ func TestDrain(t *testing.T) {
 	}
 	require.Zero(t, p.wait(t), p.stderr.String())
 	assert.Len(t, stored(t, filepath.Join(data, "events.ndjson")), 1)
+}
+
+// Whatever asks the process to end, it ends as it should. A closed terminal does.
+func TestSignals(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals can be sent there")
+	}
+	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		cmd, stderr := process(t, "--input.address=127.0.0.1:0", "--admin.address=off", "--vt.enabled=false", "--path.data", t.TempDir())
+		require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "address=127.0.0.1:") }, patience, time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(sig))
+		require.NoError(t, cmd.Wait(), "%v: %s", sig, stderr)
+		assert.Contains(t, stderr.String(), "all that was in flight was settled")
+	}
 }

@@ -465,7 +465,9 @@ func (l *loader) listing() {
 				e.Text = joinList(shown)
 			}
 		case "output.file.path":
-			e.Text = l.cfg.OutputFile.Path
+			if e.Text = ""; l.cfg.Output == OutputToFile { // or it would be a second output
+				e.Text = l.cfg.OutputFile.Path
+			}
 		}
 		if s.secret && e.Text != "" {
 			e.Text = hidden

@@ -94,6 +94,16 @@ func TestContradictionsOfOutputs(t *testing.T) {
 	assert.Len(t, c.Warnings, 2)
 }
 
+// What test config prints can be loaded again, whatever the output.
+func TestPrintedOutputsAreOne(t *testing.T) {
+	for _, flag := range []string{"output.elasticsearch.hosts=es", "output.elasticsearch.cloud_id=prod:ZXUuZXhhbXBsZS5jb206OTI0MyQwMTIzJDQ1Njc=", "output.logstash.hosts=ls", "output.file.path=/x/y"} {
+		c := load(t, sources([]string{flag}, nil, "", nil))
+		again := load(t, sources(nil, nil, c.YAML(), nil))
+		assert.Equal(t, c.Output, again.Output)
+		assert.Equal(t, c.OutputFile, again.OutputFile)
+	}
+}
+
 func TestSecretsOfOutputs(t *testing.T) {
 	c := load(t, sources([]string{"output.elasticsearch.hosts=es", "output.elasticsearch.username=u", "output.elasticsearch.password_file=/secret"}, nil, "", files{"/secret": "S3CR3T\n"}))
 	assert.Equal(t, "S3CR3T", c.Elasticsearch.Password)
