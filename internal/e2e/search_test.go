@@ -337,6 +337,7 @@ func blocked(t *testing.T, n *node, vt string) {
 		s.unready(t, "output.elasticsearch", index)
 		n.do(t, "PUT", "/"+index+"/_settings", `{"`+block+`":null}`)
 		require.Zero(t, sent.wait(t), "the sender's exit status")
+		s.recovered(t)
 	}
 	require.Zero(t, s.metric(t, "vtsidecar_events_dead_lettered_total"))
 	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
@@ -354,6 +355,7 @@ func missingPipelines(t *testing.T, n *node, vt string) {
 		s.unready(t, "output.elasticsearch", "made-later")
 		n.do(t, "PUT", "/_ingest/pipeline/made-later", `{"processors":[{"set":{"field":"tagged","value":"yes"}}]}`)
 		require.Zero(t, sent.wait(t), "the sender's exit status")
+		s.recovered(t)
 		require.Zero(t, s.metric(t, "vtsidecar_events_dead_lettered_total"))
 		require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
 		n.verify(t, index, span{firstLine, count})

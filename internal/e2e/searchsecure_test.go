@@ -205,9 +205,6 @@ func (n *node) nothingWrong(t *testing.T, settings []string) {
 			require.Equal(t, "unknown", f.Result)
 			continue
 		}
-		if n.engine == "os" && strings.Contains(f.Detail, "conflicts with index") {
-			continue
-		}
 		require.NotContains(t, []string{"wrong", "unknown"}, f.Result, "%s: %s", f.What, f.Detail)
 	}
 }
