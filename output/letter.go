@@ -2,6 +2,7 @@ package output
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/jsonwalk"
 )
 
 // This file is how letters are written and read. Its rules: a letter is one line
@@ -187,30 +189,48 @@ var errNoLetter = errors.New("no letter")
 // read leaves the event as it is spelled: it may be large, and few want it.
 func (l *Letter) read(line []byte) error {
 	var at []byte
-	fields := map[string]any{
-		"@timestamp": &l.Time, "output": &l.Output, "status": &l.Status, "reason": &l.Reason, "detail": &l.Detail,
-		"target": &l.Target, "replayed_at": &l.Replayed, "event_length": &l.Length, "event_sha256": &l.SHA256,
-	}
-	err := members(line, func(key string, value []byte) error {
-		switch key {
+	c := jsonwalk.New(line)
+	err := c.Object(func(key []byte) error {
+		value, err := c.Value()
+		if err != nil {
+			return err
+		}
+		var into any
+		switch string(key) { // ours are never escaped
 		case "event", "event_base64":
 			if value[0] != '"' {
 				return errNoLetter
 			}
-			if key == "event" {
+			if string(key) == "event" {
 				l.text = value
 			} else {
 				l.base64 = value
 			}
+			return nil
 		case "@timestamp":
-			at = value
+			at, into = value, &l.Time
+		case "output":
+			into = &l.Output
+		case "status":
+			into = &l.Status
+		case "reason":
+			into = &l.Reason
+		case "detail":
+			into = &l.Detail
+		case "target":
+			into = &l.Target
+		case "replayed_at":
+			into = &l.Replayed
+		case "event_length":
+			into = &l.Length
+		case "event_sha256":
+			into = &l.SHA256
+		default:
+			return nil
 		}
-		if into := fields[key]; into != nil {
-			return json.Unmarshal(value, into)
-		}
-		return nil
+		return json.Unmarshal(value, into)
 	})
-	if err != nil {
+	if err := cmp.Or(err, c.End()); err != nil {
 		return err
 	}
 	if at == nil || l.Reason == "" || l.Reason == Unreadable || l.text == nil && l.base64 == nil {
@@ -227,117 +247,6 @@ func (l *Letter) read(line []byte) error {
 	sum.Sum(l.sum[:0])
 	l.ID = hex.EncodeToString(l.sum[:8])
 	return nil
-}
-
-// members calls each for every member of a JSON object, with the value as it is
-// spelled. It looks at a value no closer than to find its end.
-func members(line []byte, each func(key string, value []byte) error) error {
-	c := walker{b: line}
-	if !c.take('{') {
-		return errNoLetter
-	}
-	for first := true; !c.take('}'); first = false {
-		if !first && !c.take(',') {
-			return errNoLetter
-		}
-		raw, ok := c.value()
-		if !ok || raw[0] != '"' || !c.take(':') {
-			return errNoLetter
-		}
-		var key string
-		if err := json.Unmarshal(raw, &key); err != nil {
-			return err
-		}
-		value, ok := c.value()
-		if !ok {
-			return errNoLetter
-		}
-		if err := each(key, value); err != nil {
-			return err
-		}
-	}
-	if c.blank(); c.p < len(c.b) {
-		return errNoLetter
-	}
-	return nil
-}
-
-type walker struct {
-	b []byte
-	p int
-}
-
-func (c *walker) blank() {
-	for c.p < len(c.b) && (c.b[c.p] == ' ' || c.b[c.p] == '\t' || c.b[c.p] == '\r') {
-		c.p++
-	}
-}
-
-// take passes over one byte if it is next.
-func (c *walker) take(want byte) bool {
-	if c.blank(); c.p < len(c.b) && c.b[c.p] == want {
-		c.p++
-		return true
-	}
-	return false
-}
-
-// value is the value that is next: at least one byte.
-func (c *walker) value() ([]byte, bool) {
-	c.blank()
-	from := c.p
-	if from == len(c.b) {
-		return nil, false
-	}
-	depth := 0
-	for {
-		if c.p == len(c.b) {
-			return nil, false
-		}
-		switch c.b[c.p] {
-		case '"':
-			if !c.text() {
-				return nil, false
-			}
-		case '{', '[':
-			depth++
-			c.p++
-		case '}', ']':
-			depth--
-			c.p++
-		default:
-			if depth > 0 {
-				c.p++
-				continue
-			}
-			for c.p < len(c.b) && !bytes.ContainsRune([]byte(",:}] \t\r\"{["), rune(c.b[c.p])) {
-				c.p++
-			}
-		}
-		if depth <= 0 {
-			return c.b[from:c.p], depth == 0 && c.p > from
-		}
-	}
-}
-
-// text passes over a string.
-func (c *walker) text() bool {
-	from := c.p
-	for c.p++; ; c.p++ {
-		end := bytes.IndexByte(c.b[c.p:], '"')
-		if end < 0 {
-			return false
-		}
-		c.p += end
-		slashes := 0
-		for i := c.p - 1; i > from && c.b[i] == '\\'; i-- {
-			slashes++
-		}
-		if slashes%2 == 0 {
-			c.p++
-			return true
-		}
-	}
 }
 
 // lineReader hands out the lines of a file. Its memory is that of the longest.

@@ -2,9 +2,12 @@ package elasticsearch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"unicode/utf8"
+
+	"vtsidecar/internal/jsonwalk"
 )
 
 // This file reads what the cluster answers to a bulk request. Its rule: an
@@ -39,24 +42,24 @@ const bulkFilter = "items.*._id,items.*._index,items.*.status,items.*.failure_st
 // readAnswers calls each for every item, in order. An error means that the whole
 // body is no answer, also where each was called before.
 func readAnswers(body []byte, each func(i int, a *answer) error) error {
-	c := cursor{b: body}
+	c := jsonwalk.New(body)
 	var a answer
 	n, seen := 0, false
-	err := c.object(func(key []byte) error {
+	err := c.Object(func(key []byte) error {
 		if string(key) != "items" {
-			return c.skip()
+			return c.Skip()
 		}
 		if seen {
 			return errAnswer
 		}
 		seen = true
-		return c.array(func() error {
+		return c.Array(func() error {
 			a = answer{}
 			ops := 0
-			if err := c.object(func(op []byte) error {
+			if err := c.Object(func(op []byte) error {
 				ops++
 				a.op = op
-				return c.item(&a)
+				return a.read(&c)
 			}); err != nil {
 				return err
 			}
@@ -67,39 +70,37 @@ func readAnswers(body []byte, each func(i int, a *answer) error) error {
 			return each(n-1, &a)
 		})
 	})
-	if err != nil {
-		return err
+	if err == nil && !seen {
+		err = errAnswer
 	}
-	if c.blank(); c.p != len(c.b) || !seen {
-		return errAnswer
-	}
-	return nil
+	return cmp.Or(err, c.End())
 }
 
-func (c *cursor) item(a *answer) error {
-	return c.object(func(key []byte) error {
+func (a *answer) read(c *jsonwalk.Walker) (err error) {
+	return c.Object(func(key []byte) error {
 		switch string(key) {
 		case "_id":
-			return c.text(&a.id)
+			a.id, err = c.Text()
 		case "_index":
-			return c.text(&a.index)
+			a.index, err = c.Text()
 		case "status":
-			return c.small(&a.status)
+			a.status, err = c.Small()
 		case "error":
-			return c.fault(a)
+			err = a.fault(c)
 		case "failure_store":
 			var used []byte
-			err := c.text(&used)
+			used, err = c.Text()
 			a.failed = string(used) == "used"
-			return err
+		default:
+			err = c.Skip()
 		}
-		return c.skip()
+		return err
 	})
 }
 
 // fault reads an error: an object, or a text as old versions send it.
-func (c *cursor) fault(a *answer) error {
-	raw, err := c.value()
+func (a *answer) fault(c *jsonwalk.Walker) error {
+	raw, err := c.Value()
 	if err != nil {
 		return err
 	}
@@ -136,16 +137,7 @@ func sameText(a, b []byte) bool {
 	if bytes.IndexByte(a, '\\') < 0 && bytes.IndexByte(b, '\\') < 0 {
 		return false
 	}
-	return unquote(a) == unquote(b)
-}
-
-func unquote(inside []byte) string {
-	var s string
-	quoted := append(append([]byte{'"'}, inside...), '"')
-	if json.Unmarshal(quoted, &s) != nil {
-		return ""
-	}
-	return s
+	return jsonwalk.Unquote(a) == jsonwalk.Unquote(b)
 }
 
 // requestError is the error that a whole request was answered with; its reason
@@ -158,158 +150,6 @@ func requestError(body []byte) (typ, reason string) {
 		return "", ""
 	}
 	return e.Error.Type, e.Error.Reason
-}
-
-// cursor walks over JSON without copying it. It finds where things end; of what
-// it skips it believes a little more than it should.
-type cursor struct {
-	b     []byte
-	p     int
-	depth int
-}
-
-func (c *cursor) blank() {
-	for c.p < len(c.b) {
-		switch c.b[c.p] {
-		case ' ', '\t', '\n', '\r':
-			c.p++
-		default:
-			return
-		}
-	}
-}
-
-// take passes over one byte if it is next.
-func (c *cursor) take(want byte) bool {
-	if c.blank(); c.p < len(c.b) && c.b[c.p] == want {
-		c.p++
-		return true
-	}
-	return false
-}
-
-func (c *cursor) object(member func(key []byte) error) error {
-	if !c.take('{') {
-		return errAnswer
-	}
-	if c.take('}') {
-		return nil
-	}
-	for {
-		var key []byte
-		if err := c.text(&key); err != nil {
-			return err
-		}
-		if !c.take(':') {
-			return errAnswer
-		}
-		if err := member(key); err != nil {
-			return err
-		}
-		if c.take('}') {
-			return nil
-		}
-		if !c.take(',') {
-			return errAnswer
-		}
-	}
-}
-
-func (c *cursor) array(element func() error) error {
-	if !c.take('[') {
-		return errAnswer
-	}
-	if c.take(']') {
-		return nil
-	}
-	for {
-		if err := element(); err != nil {
-			return err
-		}
-		if c.take(']') {
-			return nil
-		}
-		if !c.take(',') {
-			return errAnswer
-		}
-	}
-}
-
-// text reads a string as it is spelled.
-func (c *cursor) text(into *[]byte) error {
-	if !c.take('"') {
-		return errAnswer
-	}
-	from := c.p
-	for {
-		end := bytes.IndexByte(c.b[c.p:], '"')
-		if end < 0 {
-			return errAnswer
-		}
-		c.p += end + 1
-		slashes := 0
-		for i := c.p - 2; i >= from && c.b[i] == '\\'; i-- {
-			slashes++
-		}
-		if slashes%2 == 0 {
-			*into = c.b[from : c.p-1]
-			return nil
-		}
-	}
-}
-
-// small reads a whole number of at most four digits.
-func (c *cursor) small(into *int) error {
-	c.blank()
-	n, digits := 0, 0
-	for ; c.p < len(c.b) && c.b[c.p]-'0' < 10 && digits < 5; c.p++ {
-		n = 10*n + int(c.b[c.p]-'0')
-		digits++
-	}
-	if digits == 0 || digits > 4 {
-		return errAnswer
-	}
-	*into = n
-	return nil
-}
-
-// value returns the bytes of the value that is next.
-func (c *cursor) value() ([]byte, error) {
-	c.blank()
-	from := c.p
-	if err := c.skip(); err != nil {
-		return nil, err
-	}
-	return c.b[from:c.p], nil
-}
-
-// skip passes over the value that is next.
-func (c *cursor) skip() error {
-	if c.blank(); c.p >= len(c.b) {
-		return errAnswer
-	}
-	const deepest = 64 // an answer's values are flat
-	if c.depth++; c.depth > deepest {
-		return errAnswer
-	}
-	defer func() { c.depth-- }()
-	switch c.b[c.p] {
-	case '{':
-		return c.object(func([]byte) error { return c.skip() })
-	case '[':
-		return c.array(c.skip)
-	case '"':
-		var s []byte
-		return c.text(&s)
-	}
-	from := c.p
-	for c.p < len(c.b) && (c.b[c.p] >= '0' && c.b[c.p] <= '9' || c.b[c.p] >= 'a' && c.b[c.p] <= 'z' || c.b[c.p] == '-' || c.b[c.p] == '+' || c.b[c.p] == '.' || c.b[c.p] == 'E') {
-		c.p++
-	}
-	if c.p == from {
-		return errAnswer
-	}
-	return nil
 }
 
 // readable cuts a text to n bytes of valid UTF-8.

@@ -9,6 +9,7 @@ import (
 
 	"vtsidecar/internal/backoff"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/jsonwalk"
 )
 
 // This file says what becomes of a request's events. Its rules:
@@ -124,7 +125,7 @@ func (w *worker) match(resp *Response) error {
 		if id := w.body[it.from:it.to]; sameText(answers[i].id, id) {
 			of[i] = i + 1
 		} else {
-			sent[unquote(id)] = append(sent[unquote(id)], i)
+			sent[jsonwalk.Unquote(id)] = append(sent[jsonwalk.Unquote(id)], i)
 		}
 	}
 	var others []int // answers about none of these
@@ -132,7 +133,7 @@ func (w *worker) match(resp *Response) error {
 		if of[i] == i+1 {
 			continue
 		}
-		id := unquote(answers[i].id)
+		id := jsonwalk.Unquote(answers[i].id)
 		if rest := sent[id]; len(rest) > 0 {
 			of[rest[0]], sent[id] = i+1, rest[1:]
 		} else {
@@ -353,7 +354,7 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 	begin, end := lineAt(j.lines, int(it.line))
 	line := j.lines.Buf[begin : end-1]
 	target := it.route.Target
-	target.ID = unquote(w.body[it.from:it.to])
+	target.ID = jsonwalk.Unquote(w.body[it.from:it.to])
 	return event.DeadLetter{
 		Reason: it.result.reason, Detail: it.detail, Event: line, Length: int64(len(line)), Status: it.status, Target: &target,
 	}, true

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/jsonwalk"
 	"vtsidecar/internal/wildcard"
 )
 
@@ -454,38 +455,21 @@ func (r *router) of(e *event.Routing) *route {
 // appendWithoutID appends an @metadata less the text of its _id, which is another
 // one in each event and says nothing about where that goes.
 func appendWithoutID(key, meta []byte) []byte {
-	const name = `"_id"`
+	const name = "_id"
 	if !bytes.Contains(meta, []byte(name)) {
 		return append(key, meta...)
 	}
-	c := cursor{b: meta}
-	var text []byte
-	for depth := 0; c.p < len(meta); {
-		switch meta[c.p] {
-		case '{', '[':
-			depth++
-		case '}', ']':
-			depth--
-		case '"':
-			at := c.p
-			if c.text(&text) != nil {
-				return append(key, meta...)
-			}
-			if depth != 1 || string(meta[at:c.p]) != name || !c.take(':') {
-				continue
-			}
-			if c.blank(); c.p >= len(meta) || meta[c.p] != '"' {
-				continue
-			}
-			at = c.p + 1
-			if c.text(&text) != nil {
-				return append(key, meta...)
-			}
-			return append(append(key, meta[:at]...), meta[c.p-1:]...)
+	c := jsonwalk.New(meta)
+	from, to := 0, 0 // of the text
+	_ = c.Object(func(k []byte) error {
+		v, err := c.Value()
+		if to == 0 && err == nil && string(k) == name && v[0] == '"' {
+			to = c.Offset() - 1
+			from = to - len(v) + 2
 		}
-		c.p++
-	}
-	return append(key, meta...)
+		return err
+	})
+	return append(append(key, meta[:from]...), meta[to:]...)
 }
 
 // minuteOf is a timestamp without what no date letter shows, where it is
