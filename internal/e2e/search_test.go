@@ -299,6 +299,7 @@ func TestSearch(t *testing.T) {
 				{"mapping conflict", mappingConflict},
 				{"blocks", blocked},
 				{"missing pipelines", missingPipelines},
+				{"answers about pipelines", mixedPipelines},
 				{"Filebeat and a node that restarts", nodeRestarts},
 				{"Filebeat and a program that is killed", killedStoring},
 			} {
@@ -377,6 +378,35 @@ func missingPipelines(t *testing.T, n *node, vt string) {
 		require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
 		n.verify(t, index, span{firstLine, count - 1})
 	})
+}
+
+// Several pipelines that fail events make OpenSearch answer in another order, and one
+// that sets _id makes the answer name another document. None of it is taken for no
+// answer, which would stop everything, nor for one about another event.
+func mixedPipelines(t *testing.T, n *node, vt string) {
+	const index, count = "logs-vtsidecar-mixed", 1_000
+	n.do(t, "PUT", "/_ingest/pipeline/failing", `{"processors":[{"set":{"field":"@timestamp.a","value":"b"}}]}`)
+	n.do(t, "PUT", "/_ingest/pipeline/renaming", `{"processors":[{"set":{"field":"_id","value":"another"}}]}`)
+	s := startStoring(t, vt, n, "--output.elasticsearch.index", index)
+	pipelines := map[int]string{100: "failing", 200: "never-made", 300: "failing", 400: "renaming", 500: "never-made-either"}
+	sent := s.send(t, firstLine, count, func(n int) string {
+		if p := pipelines[n-firstLine]; p != "" {
+			return strings.Replace(searchLine(n), "{", `{"@metadata":{"pipeline":"`+p+`"},`, 1)
+		}
+		return searchLine(n)
+	})
+	require.Zero(t, sent.wait(t), "the sender's exit status")
+	require.EqualValues(t, 4, s.metric(t, "vtsidecar_events_dead_lettered_total"))
+	ok, why := s.ready(t)
+	require.True(t, ok, "%s", why)
+	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
+	require.Equal(t, count-4, n.count(t, index))
+	letters, code := command(t, s.args, "dlq", "list", "--json")
+	require.Zero(t, code)
+	for _, reason := range []string{`"reason":"pipeline"`, `"reason":"refused"`} {
+		require.Contains(t, letters, reason)
+	}
+	require.Equal(t, 2, strings.Count(letters, `"letters":2`), "%s", letters)
 }
 
 // send sends lines as a Beat would, each at a place and time of its own.
