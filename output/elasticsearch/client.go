@@ -18,9 +18,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// maxAnswer bounds an answer after its decompression: that to a request of
-// maxItems, all refused with a long reason, is shorter.
-const maxAnswer = 64 << 20
+// maxAnswer bounds an answer after its decompression: to a request of maxItems, of
+// which a part is refused, it is shorter. Events can be made so that the answer about
+// them is far longer than they are; a request of those is sent in parts.
+const maxAnswer = 16 << 20
 
 // closeMost is more than Close ever takes.
 const closeMost = 5 * time.Second
@@ -42,7 +43,7 @@ type ClientConfig struct {
 	Timeout          time.Duration                 // of a request with its answer; 0: 60 s
 	CompressionLevel int                           // of request bodies, gzip's; 0: none
 	UserAgent        string
-	MaxAnswer        int64 // bytes; 0: 64 MiB
+	MaxAnswer        int64 // bytes; 0: 16 MiB
 }
 
 // Client sends requests to the hosts of a cluster in turns. One that cannot be
