@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -229,4 +230,11 @@ func noArguments(c *cli.Context) error {
 		return usagef("the command %q is not in this version", word)
 	}
 	return usagef("unknown command or argument %q; see vtsidecar --help", word)
+}
+
+// jsonTo writes JSON for people and programs: nothing in it goes into a page.
+func jsonTo(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
 }

@@ -28,11 +28,7 @@ import (
 	"vtsidecar/internal/logging"
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output"
-	"vtsidecar/output/elasticsearch"
 )
-
-// replayPatience is how long a replay waits for an output that takes nothing.
-const replayPatience = time.Minute
 
 // dlqCommand reads the dead letter, and takes letters out of it. list and show
 // read the files, beside a server that runs; replay and purge have that server do
@@ -186,8 +182,7 @@ func dlqListCommand(c *cli.Context, e env) error {
 		return err
 	}
 	out := bufio.NewWriter(e.stdout)
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
+	enc := jsonTo(out)
 	if !isZero(&filter) {
 		n := 0
 		err := readLetters(c.Context, cfg, func(l *output.Letter) error {
@@ -347,9 +342,7 @@ func dlqShowCommand(c *cli.Context, e env) error {
 	if found == nil {
 		return fmt.Errorf("no letter has the ID %s; it may be replayed or purged, see vtsidecar dlq list", id)
 	}
-	enc := json.NewEncoder(e.stdout)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(shown)
+	return jsonTo(e.stdout).Encode(shown)
 }
 
 func dlqReplayCommand(c *cli.Context, e env) error { return dlqEdit(c, e, true) }
@@ -419,9 +412,7 @@ func dlqWould(ctx context.Context, cfg *configs.Config, filter *output.Filter, r
 // dlqReport prints how it ended.
 func dlqReport(c *cli.Context, e env, t output.Tally, replay, dry bool) error {
 	if c.Bool("json") {
-		enc := json.NewEncoder(e.stdout)
-		enc.SetEscapeHTML(false)
-		return enc.Encode(t)
+		return jsonTo(e.stdout).Encode(t)
 	}
 	var b strings.Builder
 	switch {
@@ -463,19 +454,7 @@ func dlqDo(ctx context.Context, cfg *configs.Config, e env, edit output.Edit, re
 	if err != nil {
 		return t, err
 	}
-	closing := func(what string, f func() error) {
-		if e := f(); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", what, e))
-		}
-	}
-	bounded := func(f func(context.Context) error) func() error {
-		return func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
-			return f(ctx)
-		}
-	}
-	defer closing("close path.data", dir.Close)
+	defer atExit(&err, "close path.data", dir.Close)
 	log, err := logging.New(e.stderr, e.terminal, "warn", cfg.LogFormat)
 	if err != nil {
 		return t, usageError{err}
@@ -487,7 +466,7 @@ func dlqDo(ctx context.Context, cfg *configs.Config, e env, edit output.Edit, re
 	if err != nil {
 		return t, err
 	}
-	defer closing("close the dead letter", bounded(dead.Close))
+	defer atExit(&err, "close the dead letter", withTimeout(dead.Close))
 	if !replay {
 		return dead.Purge(ctx, edit)
 	}
@@ -495,9 +474,9 @@ func dlqDo(ctx context.Context, cfg *configs.Config, e env, edit output.Edit, re
 	if err != nil {
 		return t, err
 	}
-	defer closing("close the output", bounded(out.close))
+	defer atExit(&err, "close the output", withTimeout(out.close))
 	closeEnricher := func(context.Context) error { return nil }
-	defer func() { closing("close the enrichment", bounded(closeEnricher)) }()
+	defer func() { atExit(&err, "close the enrichment", withTimeout(closeEnricher)) }()
 	var enricher *enrich.Enricher
 	return dead.Replay(ctx, edit, &resender{out: out, enricher: func() (*enrich.Enricher, error) {
 		if enricher == nil {
@@ -509,106 +488,4 @@ func dlqDo(ctx context.Context, cfg *configs.Config, e env, edit output.Edit, re
 		}
 		return enricher, nil
 	}})
-}
-
-// resender sends letters to the output: those that it refused as they were, those
-// over which the program itself failed through the whole pipeline.
-type resender struct {
-	out      *destination
-	enricher func() (*enrich.Enricher, error) // the first call may open it
-}
-
-func (r *resender) Send(ctx context.Context, letters []*output.Letter) ([]output.Outcome, error) {
-	within, cancel := context.WithTimeout(ctx, replayPatience)
-	defer cancel()
-	outcomes, err := r.send(within, letters)
-	if err != nil && ctx.Err() == nil && within.Err() != nil {
-		why := r.out.ready()
-		if why == nil {
-			why = errors.New("it does not answer in time")
-		}
-		err = fmt.Errorf("the output takes some of these events from nobody at present; replay again when it does, or leave them out with filters: %w", why)
-	}
-	return outcomes, err
-}
-
-func (r *resender) send(ctx context.Context, letters []*output.Letter) ([]output.Outcome, error) {
-	outcomes := make([]output.Outcome, len(letters))
-	var again []event.DeadLetter
-	var at []int
-	for i, l := range letters {
-		o := &outcomes[i]
-		raw, whole := l.Event()
-		d := event.DeadLetter{Reason: l.Reason, Detail: l.Detail, Event: raw, Length: l.Length, SHA256: l.SHA256, Status: l.Status, Target: l.Target}
-		switch {
-		case !whole:
-			o.Obstacle = "it does not have its event whole"
-		case l.Reason == "internal_error":
-			refused, err := r.handle(ctx, l, raw)
-			if err != nil {
-				return nil, err
-			}
-			o.Refused = refused
-		case r.out.replay == nil:
-			o.Obstacle = "it was refused by " + l.Output + ", which is not the output now"
-		default:
-			if o.Obstacle = elasticsearch.CanReplay(&d); o.Obstacle == "" {
-				again, at = append(again, d), append(at, i)
-			}
-		}
-	}
-	if len(again) == 0 {
-		return outcomes, nil
-	}
-	refused, err := r.out.replay(ctx, again)
-	if err != nil {
-		return nil, err
-	}
-	for n, l := range refused {
-		outcomes[at[n]].Refused = l
-	}
-	return outcomes, nil
-}
-
-// handle takes an event through the pipeline, as a batch of its own. An identity
-// that is left to chance would be another one each time, so the letter's is used.
-func (r *resender) handle(ctx context.Context, l *output.Letter, raw []byte) (*event.DeadLetter, error) {
-	enricher, err := r.enricher()
-	if err != nil {
-		return nil, err
-	}
-	var refused held
-	p := &pipeline{enricher: enricher, output: storeWith{r.out, &refused}, dead: &refused}
-	err = p.Handle(ctx, &event.Batch{
-		Events:   []event.Event{{Raw: slices.Grow(raw, event.Sentinel), Receipt: l.Identity()}},
-		Received: time.Now(), Remote: "dlq replay", Budget: event.Unlimited{},
-	})
-	if err != nil || len(refused) == 0 {
-		return nil, err
-	}
-	return &refused[0], nil
-}
-
-// storeWith is an output that buries elsewhere.
-type storeWith struct {
-	out  *destination
-	dead *held
-}
-
-func (s storeWith) Store(ctx context.Context, lines *event.Lines) error {
-	if s.out.storeOr == nil {
-		return s.out.Store(ctx, lines)
-	}
-	return s.out.storeOr(ctx, lines, s.dead)
-}
-
-// held is a graveyard in memory.
-type held []event.DeadLetter
-
-func (h *held) Store(_ context.Context, letters []event.DeadLetter) error {
-	for _, l := range letters {
-		l.Event = slices.Clone(l.Event)
-		*h = append(*h, l)
-	}
-	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,18 +22,6 @@ import (
 	"vtsidecar/internal/event"
 	"vtsidecar/output"
 )
-
-func clusterStandIn(t *testing.T) (*esstandin.Server, string) {
-	t.Helper()
-	es := esstandin.New(esstandin.Config{})
-	h := httptest.NewServer(es)
-	t.Cleanup(func() {
-		es.Close()
-		h.Close()
-		assert.Empty(t, es.Complaints())
-	})
-	return es, h.URL
-}
 
 // dlq runs a command to its end.
 func dlq(t *testing.T, stdin string, args ...string) (status int, stdout, stderr string) {
@@ -55,7 +42,7 @@ func TestReplayAfterAMend(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		t.Run(fmt.Sprint("server runs: ", running), func(t *testing.T) {
 			_, vt := standIn(t)
-			es, url := clusterStandIn(t)
+			es, url := cluster(t, esstandin.Config{})
 			es.SetRules(esstandin.Rule{Match: `"conflict"`, Status: 400})
 			data := t.TempDir()
 			settings := []string{"--path.data", data, "--output.elasticsearch.hosts", url}
@@ -150,7 +137,7 @@ func TestReplayIsInterrupted(t *testing.T) {
 		{name: "kill -9 of the server", serves: true, kill: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			es, url := clusterStandIn(t)
+			es, url := cluster(t, esstandin.Config{})
 			data := t.TempDir()
 			settings := []string{"--path.data", data, "--output.elasticsearch.hosts", url}
 			d, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: filepath.Join(data, "dead-letter"), Output: "elasticsearch"})

@@ -83,24 +83,12 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		}
 	}()
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	atExit := func(what string, f func() error) {
-		if e := f(); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", what, e))
-		}
-	}
-	withTimeout := func(f func(context.Context) error) func() error {
-		return func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
-			return f(ctx)
-		}
-	}
 
 	dir, err := datadir.Open(cfg.DataDir)
 	if err != nil {
 		return err
 	}
-	defer atExit("close path.data", dir.Close)
+	defer atExit(&err, "close path.data", dir.Close)
 
 	m := metrics.New(build())
 	failed := make(chan error, 2) // one slot for each goroutine that can end the program
@@ -116,7 +104,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		}
 		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(cfg.Output), Version: v, Log: log})
 		go func() { failed <- server.Serve(listener) }()
-		defer atExit("stop the admin server", withTimeout(server.Shutdown))
+		defer atExit(&err, "stop the admin server", withTimeout(server.Shutdown))
 		log.Info("the admin server listens", "admin.address", listener.Addr().String())
 	}
 
@@ -126,22 +114,22 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	if err != nil {
 		return err
 	}
-	defer atExit("close the dead letter", withTimeout(dead.Close))
+	defer atExit(&err, "close the dead letter", withTimeout(dead.Close))
 
 	out, err := openOutput(cfg, dead, m, log)
 	if err != nil {
 		return err
 	}
-	defer atExit("close the output", withTimeout(out.close))
+	defer atExit(&err, "close the output", withTimeout(out.close))
 
 	enricher, closeEnricher, err := openEnricher(cfg, out.prepare, m, log)
 	if err != nil {
 		return err
 	}
-	defer atExit("close the enrichment", withTimeout(closeEnricher))
+	defer atExit(&err, "close the enrichment", withTimeout(closeEnricher))
 
 	closeControl := openControl(cfg, dead, &resender{out: out, enricher: func() (*enrich.Enricher, error) { return enricher, nil }}, log)
-	defer atExit("close the control socket", withTimeout(closeControl))
+	defer atExit(&err, "close the control socket", withTimeout(closeControl))
 
 	var overTLS *tls.Config
 	if cfg.Input.TLS != nil {
@@ -178,7 +166,7 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		return fmt.Errorf("input.address: %w", err)
 	}
 	go func() { failed <- server.Serve(listener) }()
-	defer atExit("drain", func() error {
+	defer atExit(&err, "drain", func() error {
 		ready.stopping.Store(true)
 		log.Info("stopping", "shutdown.timeout", cfg.ShutdownTimeout)
 		drain, cancel := context.WithTimeout(context.Background(), cfg.ShutdownTimeout)
@@ -195,6 +183,22 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		return nil
 	case err := <-failed:
 		return err
+	}
+}
+
+// atExit closes a part, and joins what that fails with to err.
+func atExit(err *error, what string, f func() error) {
+	if e := f(); e != nil {
+		*err = errors.Join(*err, fmt.Errorf("%s: %w", what, e))
+	}
+}
+
+// withTimeout is f with closeTimeout to do its work in.
+func withTimeout(f func(context.Context) error) func() error {
+	return func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		return f(ctx)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,8 +56,7 @@ func testOutputCommand(c *cli.Context, e env) error {
 		return err
 	}
 	if c.Bool("json") {
-		out := json.NewEncoder(e.stdout)
-		out.SetEscapeHTML(false)
+		out := jsonTo(e.stdout)
 		out.SetIndent("", "  ")
 		err = out.Encode(found)
 	} else {

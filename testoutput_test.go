@@ -48,18 +48,12 @@ func testOutput(t *testing.T, args ...string) (status int, stdout, stderr string
 	return status, stdout, stderr
 }
 
-// searchStandIn is a stand-in behind HTTP.
-func searchStandIn(t *testing.T, cfg esstandin.Config) (*esstandin.Server, string) {
+// untouched is a stand-in in which nothing may be stored.
+func untouched(t *testing.T, cfg esstandin.Config) (*esstandin.Server, string) {
 	t.Helper()
-	s := esstandin.New(cfg)
-	h := httptest.NewServer(s)
-	t.Cleanup(func() {
-		s.Close()
-		h.Close()
-		assert.Empty(t, s.Complaints())
-		assert.Zero(t, s.Stats().Lines, "a test stores nothing")
-	})
-	return s, h.URL
+	s, url := cluster(t, cfg)
+	t.Cleanup(func() { assert.Zero(t, s.Stats().Lines, "a test stores nothing") })
+	return s, url
 }
 
 // put makes something in a stand-in.
@@ -226,7 +220,7 @@ func TestOutputFindsWhatIsWrongInACluster(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, url := searchStandIn(t, test.cfg)
+			s, url := untouched(t, test.cfg)
 			if !test.cfg.OpenSearch && test.cfg.Authorization == "" {
 				p := start(t, nil, "", "setup", "--output.elasticsearch.hosts", url)
 				require.Zero(t, p.wait(t), p.stderr.String())
@@ -271,7 +265,7 @@ lines:
 // A dry run warns of other templates as the run itself does, though not of what
 // the templates mend that it would install.
 func TestSetupWarnsBefore(t *testing.T) {
-	_, url := searchStandIn(t, esstandin.Config{OpenSearch: true})
+	_, url := untouched(t, esstandin.Config{OpenSearch: true})
 	put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-*"],"priority":7,"template":{"mappings":{"properties":{"arcanna":{"type":"keyword"}}}}}`)
 	run := func(args ...string) (stdout, stderr string) {
 		p := start(t, nil, "", append([]string{"setup", "--output.elasticsearch.hosts", url}, args...)...)
@@ -299,7 +293,7 @@ func TestSetupWarnsBefore(t *testing.T) {
 	assert.Contains(t, again, nobody)
 
 	// One before ours stays before it.
-	_, url = searchStandIn(t, esstandin.Config{OpenSearch: true})
+	_, url = untouched(t, esstandin.Config{OpenSearch: true})
 	put(t, url, "/_index_template/first", `{"index_patterns":["logs-vtsidecar-*"],"priority":900,"template":{}}`)
 	_, last := run("--dry-run")
 	assert.Contains(t, last, `index logs-vtsidecar-fallback: what is added to events would be mapped by guess; index template "first" (priority 900) applies to it: add`)
@@ -325,7 +319,7 @@ func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 	id := newIdentity(t, 1, "elsewhere.example")
 	dir := t.TempDir()
 	id.lay(t, dir)
-	_, plain := searchStandIn(t, esstandin.Config{})
+	_, plain := untouched(t, esstandin.Config{})
 	var reached bool // by what should be told nothing
 	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { reached = true }))
 	t.Cleanup(other.Close)

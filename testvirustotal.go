@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -98,9 +97,7 @@ func testVirusTotalCommand(c *cli.Context, e env) error {
 		r.notes = append(r.notes, "vt.enabled is false: the server does not use the key.")
 	}
 	if c.Bool("json") {
-		out := json.NewEncoder(e.stdout)
-		out.SetEscapeHTML(false)
-		return out.Encode(r)
+		return jsonTo(e.stdout).Encode(r)
 	}
 	return r.print(e)
 }

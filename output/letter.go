@@ -48,8 +48,6 @@ type letter struct {
 // render writes letters as lines.
 func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, error) {
 	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
 	index := make([]event.Line, 0, len(letters))
 	now := d.cfg.Now().UTC()
 	for _, l := range letters {
@@ -60,12 +58,22 @@ func (d *DeadLetter) render(letters []event.DeadLetter) ([]byte, []event.Line, e
 			Status: l.Status, Target: l.Target,
 		}
 		r.keep(l)
-		if err := enc.Encode(&r); err != nil {
-			return nil, nil, fmt.Errorf("dead letter: encode: %w", err)
+		if err := r.write(&buf); err != nil {
+			return nil, nil, err
 		}
 		index = append(index, event.Line{End: buf.Len()})
 	}
 	return buf.Bytes(), index, nil
+}
+
+// write writes the letter's line.
+func (r *letter) write(to *bytes.Buffer) error {
+	enc := json.NewEncoder(to)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(r); err != nil {
+		return fmt.Errorf("dead letter: encode: %w", err)
+	}
+	return nil
 }
 
 // keep puts the event, or its beginning, into the letter: as text where it is

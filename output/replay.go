@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -198,12 +197,8 @@ func (d *DeadLetter) renew(l *Letter, again *event.DeadLetter) ([]byte, error) {
 	}
 	r.keep(*again)
 	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(&r); err != nil {
-		return nil, fmt.Errorf("dead letter: encode: %w", err)
-	}
-	return buf.Bytes(), nil
+	err := r.write(&buf)
+	return buf.Bytes(), err
 }
 
 // picked is a letter that was chosen, and what becomes of it.
