@@ -418,6 +418,9 @@ func (l *loader) contradictions() {
 	rule(len(in.AllowedNames) > 0 && in.ClientAuth == "none",
 		"is given and no sender is asked for a certificate: set input.ssl.client_authentication to required, or take the names out",
 		"input.ssl.allowed_names", "input.ssl.client_authentication")
+	if in.TrustVerdicts && in.ClientAuth != "required" && !l.bad["input.trust_verdicts"] {
+		c.Warnings = append(c.Warnings, "input.trust_verdicts is true and senders need no certificate: anybody who reaches input.address can acquit his own events; set input.ssl.client_authentication to required")
+	}
 	if c.AdminAddress != "" && c.AdminAddress == in.Address && !strings.HasSuffix(in.Address, ":0") {
 		rule(true, "input.address and admin.address are both "+in.Address+": give each an address of its own", "admin.address", "input.address")
 	}

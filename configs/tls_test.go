@@ -70,6 +70,15 @@ func TestTLSFiles(t *testing.T) {
 		cfg = load(t, sources([]string{c + "/cert", k + "/key", ca + "/cert", auth + "none"}, nil, "", disk))
 		assert.Equal(t, tls.NoClientCert, cfg.Input.TLS.ClientAuth)
 	})
+	t.Run("trusted verdicts", func(t *testing.T) {
+		const trust = "input.trust_verdicts=true"
+		assert.Empty(t, load(t, sources([]string{trust, c + "/cert", k + "/key", ca + "/cert", auth + "required"}, nil, "", disk)).Warnings)
+		for _, flags := range [][]string{{trust}, {trust, c + "/cert", k + "/key"}, {trust, c + "/cert", k + "/key", ca + "/cert", auth + "optional"}} {
+			cfg := load(t, sources(flags, nil, "", disk))
+			require.Len(t, cfg.Warnings, 1, flags)
+			assert.Contains(t, cfg.Warnings[0], "set input.ssl.client_authentication to required")
+		}
+	})
 	t.Run("expired", func(t *testing.T) {
 		cfg := load(t, sources([]string{c + "/old", k + "/old.key"}, nil, "", disk))
 		require.Len(t, cfg.Warnings, 1)

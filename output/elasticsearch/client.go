@@ -103,7 +103,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	switch {
 	case cfg.APIKey != "":
-		opts = append(opts, elastictransport.WithAPIKey(cfg.APIKey))
+		// As Elasticsearch documents it: the library has another spelling, which is
+		// the same to the cluster but not to every proxy.
+		opts = append(opts, elastictransport.WithHeader(http.Header{"Authorization": {"ApiKey " + cfg.APIKey}}))
 	case cfg.BearerToken != "":
 		opts = append(opts, elastictransport.WithServiceToken(cfg.BearerToken))
 	case cfg.Username != "":

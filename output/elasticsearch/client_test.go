@@ -139,7 +139,10 @@ func TestClientCredentials(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			es := esstandin.New(esstandin.Config{Authorization: tt.want})
 			defer es.Close()
-			host := listen(t, es)
+			host := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				assert.Equal(t, tt.want, r.Header.Get("Authorization"))
+				es.ServeHTTP(w, r)
+			}))
 			host.User = tt.user
 			tt.cfg.Hosts = []*url.URL{host}
 			c := client(t, tt.cfg)
