@@ -95,11 +95,26 @@ func TestRequestsRefusedForALine(t *testing.T) {
 	}
 }
 
-// oddAnswers are refusals of a whole request that blame no line of it.
-var oddAnswers = map[string]struct {
+// odd is a refusal of a whole request that blames no line of it.
+type odd struct {
 	status int
 	body   string
-}{
+}
+
+func (a odd) response() *elasticsearch.Response {
+	return &elasticsearch.Response{Status: a.status, Host: "es.test", Body: []byte(a.body)}
+}
+
+// eachOdd runs a test with each of them.
+func eachOdd(t *testing.T, test func(*testing.T, odd)) {
+	for name, a := range oddAnswers {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, a) })
+		})
+	}
+}
+
+var oddAnswers = map[string]odd{
 	"a page":              {400, "<html>Bad Request</html>"},
 	"another status":      {406, "<html>Not Acceptable! An appropriate representation could not be found.</html>"},
 	"a firewall's page":   {403, "<html>Request blocked</html>"},
@@ -114,36 +129,32 @@ var oddAnswers = map[string]struct {
 // An event that something between does not let pass is not lost, and holds its
 // own window alone, named, until it passes.
 func TestOneEventDoesNotPass(t *testing.T) {
-	for name, a := range oddAnswers {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				d := &between{answer: against(word(3), a.status, a.body)}
-				b := open(t, esstandin.Config{}, behind(d))
-				held := some(0, 1000)
-				done := b.store(t.Context(), held)
-				time.Sleep(10 * time.Minute) // of the bubble's clock
-				b.waiting(done)
-				for i, e := range held {
-					assert.Equal(t, i != 3, b.es.Settled(e.id), "event %d", i)
-				}
-				for i := range 20 {
-					require.NoError(t, b.returned(b.store(t.Context(), some(1000+10*i, 1010+10*i)), time.Second), "window %d", i)
-					time.Sleep(30 * time.Second)
-				}
-				require.ErrorContains(t, b.out.Ready(), "one event alone")
-				assert.Zero(t, b.dead.count())
-				assert.Equal(t, 1, strings.Count(b.log.String(), "\n"), "%s", b.log)
-				bulks := b.bulks()
-				d.set(nil)
-				require.NoError(t, b.returned(done, longest))
-				require.NoError(t, b.out.Ready())
-				assert.Equal(t, bulks+1, b.bulks(), "it waits by itself")
-				b.once(held)
-				assert.Zero(t, b.es.Stats().Resent)
-				b.close()
-			})
-		})
-	}
+	eachOdd(t, func(t *testing.T, a odd) {
+		d := &between{answer: against(word(3), a.status, a.body)}
+		b := open(t, esstandin.Config{}, behind(d))
+		held := some(0, 1000)
+		done := b.store(t.Context(), held)
+		time.Sleep(10 * time.Minute) // of the bubble's clock
+		b.waiting(done)
+		for i, e := range held {
+			assert.Equal(t, i != 3, b.es.Settled(e.id), "event %d", i)
+		}
+		for i := range 20 {
+			require.NoError(t, b.returned(b.store(t.Context(), some(1000+10*i, 1010+10*i)), time.Second), "window %d", i)
+			time.Sleep(30 * time.Second)
+		}
+		require.ErrorContains(t, b.out.Ready(), "one event alone")
+		assert.Zero(t, b.dead.count())
+		assert.Equal(t, 1, strings.Count(b.log.String(), "\n"), "%s", b.log)
+		bulks := b.bulks()
+		d.set(nil)
+		require.NoError(t, b.returned(done, longest))
+		require.NoError(t, b.out.Ready())
+		assert.Equal(t, bulks+1, b.bulks(), "it waits by itself")
+		b.once(held)
+		assert.Zero(t, b.es.Stats().Resent)
+		b.close()
+	})
 }
 
 // The same where the window is that event and no more, and others come later:
@@ -177,65 +188,57 @@ func TestOneEventDoesNotPassBeforeOthers(t *testing.T) {
 // A host before which something stands that answers oddly, to everything, is one
 // sick host among others: what it was sent goes to the next as it is.
 func TestOneHostAnswersOddly(t *testing.T) {
-	for name, a := range oddAnswers {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var mu sync.Mutex
-				turn := 0
-				d := &between{answer: func([]byte) (*elasticsearch.Response, error) {
-					mu.Lock()
-					defer mu.Unlock()
-					if turn++; turn%3 == 0 {
-						return nil, nil
-					}
-					return &elasticsearch.Response{Status: a.status, Host: "es.test", Body: []byte(a.body)}, nil
-				}}
-				b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Hosts = 3 })
-				for i := range 20 {
-					require.NoError(t, b.returned(b.store(t.Context(), some(10*i, 10*i+10)), time.Second))
-					require.NoError(t, b.out.Ready())
-				}
-				assert.Equal(t, 3*20, turn)
-				assert.Empty(t, b.log.String())
-				b.once(some(0, 200))
-				b.close()
-			})
-		})
-	}
+	eachOdd(t, func(t *testing.T, a odd) {
+		var mu sync.Mutex
+		turn := 0
+		d := &between{answer: func([]byte) (*elasticsearch.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if turn++; turn%3 == 0 {
+				return nil, nil
+			}
+			return a.response(), nil
+		}}
+		b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Hosts = 3 })
+		for i := range 20 {
+			require.NoError(t, b.returned(b.store(t.Context(), some(10*i, 10*i+10)), time.Second))
+			require.NoError(t, b.out.Ready())
+		}
+		assert.Equal(t, 3*20, turn)
+		assert.Empty(t, b.log.String())
+		b.once(some(0, 200))
+		b.close()
+	})
 }
 
 // While nothing passes, nothing is given up, and it is not hammered.
 func TestNothingPasses(t *testing.T) {
-	for name, a := range oddAnswers {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				tries := 0
-				d := &between{answer: func([]byte) (*elasticsearch.Response, error) {
-					tries++
-					return &elasticsearch.Response{Status: a.status, Host: "es.test", Body: []byte(a.body)}, nil
-				}}
-				b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Workers = 1 })
-				var done []<-chan error
-				for i := range 20 {
-					done = append(done, b.store(t.Context(), some(i, i+1)))
-				}
-				synctest.Wait()
-				assert.Equal(t, a.status == http.StatusForbidden, b.out.Ready() != nil, "only what is no doubt, or a refusal, is known at once")
-				time.Sleep(time.Hour) // of the bubble's clock
-				require.ErrorContains(t, b.out.Ready(), fmt.Sprint(a.status))
-				assert.Zero(t, b.dead.count())
-				assert.Less(t, tries, 130)
-				assert.Equal(t, 1, strings.Count(b.log.String(), "\n"), "%s", b.log)
-				d.set(nil)
-				for _, done := range done {
-					require.NoError(t, b.returned(done, longest))
-				}
-				require.NoError(t, b.out.Ready())
-				b.once(some(0, 20))
-				b.close()
-			})
-		})
-	}
+	eachOdd(t, func(t *testing.T, a odd) {
+		tries := 0
+		d := &between{answer: func([]byte) (*elasticsearch.Response, error) {
+			tries++
+			return a.response(), nil
+		}}
+		b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Workers = 1 })
+		var done []<-chan error
+		for i := range 20 {
+			done = append(done, b.store(t.Context(), some(i, i+1)))
+		}
+		synctest.Wait()
+		assert.Equal(t, a.status == http.StatusForbidden, b.out.Ready() != nil, "only what is no doubt, or a refusal, is known at once")
+		time.Sleep(time.Hour) // of the bubble's clock
+		require.ErrorContains(t, b.out.Ready(), fmt.Sprint(a.status))
+		assert.Zero(t, b.dead.count())
+		assert.Less(t, tries, 130)
+		assert.Equal(t, 1, strings.Count(b.log.String(), "\n"), "%s", b.log)
+		d.set(nil)
+		for _, done := range done {
+			require.NoError(t, b.returned(done, longest))
+		}
+		require.NoError(t, b.out.Ready())
+		b.once(some(0, 20))
+		b.close()
+	})
 }
 
 var errRefused = errors.New("connection refused")

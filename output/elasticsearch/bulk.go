@@ -70,8 +70,13 @@ type piece struct {
 	alone    bool      // it gets a request of its own
 	tries    int       // that its lines were not taken
 	due      time.Time // in the heap
-	doubt    time.Time // since when requests with it are refused for no known reason; zero: they are not
-	doubts   int       // so often it was, as it is
+	doubt    doubt
+}
+
+// doubt is that requests with a piece are refused for no reason that is known.
+type doubt struct {
+	since time.Time // zero: they are not
+	tries int       // of the piece as it is
 }
 
 func (p *piece) len() int {

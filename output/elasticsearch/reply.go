@@ -201,13 +201,13 @@ func (w *worker) doubted(resp *Response, result outcome) {
 	every := true // host was tried
 	for i := range w.took {
 		p := &w.took[i]
-		if p.doubt.IsZero() {
-			p.doubt = now
+		if p.doubt.since.IsZero() {
+			p.doubt.since = now
 		}
-		p.doubts++
-		every = every && p.doubts >= o.cfg.Hosts
+		p.doubt.tries++
+		every = every && p.doubt.tries >= o.cfg.Hosts
 	}
-	if it := &w.items[0]; len(w.items) == 1 && every && o.health.stored.After(w.took[it.piece].doubt) {
+	if it := &w.items[0]; len(w.items) == 1 && every && o.health.stored.After(w.took[it.piece].doubt.since) {
 		it.result, it.status = result, resp.Status
 		w.count()
 		o.health.bar(fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a request of one event alone, and takes others: something before the cluster does not let it pass; mend that, its window waits", resp.Host, resp.Status))
@@ -219,7 +219,7 @@ func (w *worker) doubted(resp *Response, result outcome) {
 	if every {
 		parts = w.parts()
 		for i := range parts {
-			parts[i].doubts = 0
+			parts[i].doubt.tries = 0
 		}
 	}
 	o.queue = append(o.queue, parts...)
@@ -289,10 +289,10 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 		at := w.items[i].piece
 		p, j := &w.took[at], w.took[at].job
 		if !w.items[i].result.odd {
-			if !p.doubt.IsZero() && p.tries > 0 {
+			if !p.doubt.since.IsZero() && p.tries > 0 {
 				o.health.unbar()
 			}
-			p.doubt, p.doubts = time.Time{}, 0 // it was answered for
+			p.doubt = doubt{} // it was answered for
 		}
 		var retry, fixed []int32
 		settled := 0
@@ -363,7 +363,7 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 // delay puts lines of a piece into the heap. The caller holds mu.
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
 	if len(lines) > 0 && o.has(p.job) {
-		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.IsZero(), doubt: p.doubt, doubts: p.doubts})
+		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.since.IsZero(), doubt: p.doubt})
 	}
 }
 
