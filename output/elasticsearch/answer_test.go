@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,8 @@ func FuzzAnswers(f *testing.F) {
 		`{"items":[` + item("create", ids[0].id, `,"status":201,"status":429`) + `,` + item("create", ids[1].id, `,"status":201.0`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":2e2`) + `,` + item("create", ids[1].id, `,"status":201,"error":null`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":201`) + `],"items":[]}`,
+		`{"items":[` + item("create", ids[1].id, `,"status":400,"error":{"type":"x"}`) + `,` + item("create", ids[0].id, `,"status":201`) + `]}`,
+		`{"items":[{"create":{"status":201}},{"create":{"status":400,"error":{"type":"x"}}}]}`, `{"items":[{"create":{"status":201}},` + item("create", ids[1].id, `,"status":201`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":201`) + `]}}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":201`), `{}`, `null`, ``, `[]`,
 	} {
@@ -104,17 +107,25 @@ func strictly(body []byte, events []one) []int {
 	if len(items) != len(events) {
 		return none
 	}
-	out := make([]int, len(events))
-	for i, item := range items {
+	out, seen, named := make([]int, len(events)), make([]bool, len(events)), 0
+	for i, item := range items { // known by their _ids, or by their order where none has one
 		ops, _ := item.(map[string]any)
 		got, _ := ops["create"].(map[string]any)
 		status, _ := got["status"].(float64)
-		if len(ops) != 1 || got["_id"] != events[i].id || status < 200 {
+		if id, is := got["_id"]; is && id != "" {
+			named++
+			i = slices.IndexFunc(events, func(e one) bool { return e.id == id })
+		}
+		if len(ops) != 1 || i < 0 || seen[i] || status < 200 {
 			return none
 		}
+		seen[i] = true
 		if s := int(status); s < 300 && got["error"] == nil || s >= 400 && s < 500 && s != http.StatusTooManyRequests {
 			out[i] = s
 		}
+	}
+	if named > 0 && named < len(events) {
+		return none
 	}
 	return out
 }
