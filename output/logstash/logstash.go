@@ -267,7 +267,9 @@ func (o *Output) release(t turn, err error, stale bool) {
 	switch {
 	case p != nil && p.used && err == nil:
 		o.well(h)
-		if !o.closing {
+		// What came behind an ack, such as the same once more, would count for the
+		// next window.
+		if !o.closing && len(p.conn.came) == 0 {
 			p.used = false
 			h.idle = append(h.idle, p)
 			return
@@ -416,11 +418,31 @@ func (o *Output) send(ctx context.Context, p *peer, window []any) error {
 }
 
 // steadyConn writes in pieces, each under a deadline of its own: the client
-// sets one for a whole window, which a slow but steady peer may not keep.
+// sets one for a whole window, which a slow but steady peer may not keep. And it
+// reads more than is asked for, to know what has come.
 type steadyConn struct {
 	net.Conn
 	timeout time.Duration
 	most    int // bytes in a write
+	buf     [64]byte
+	came    []byte // of buf, and was not asked for
+}
+
+func (c *steadyConn) Read(b []byte) (n int, err error) {
+	if len(c.came) == 0 {
+		n, err = c.Conn.Read(c.buf[:])
+		c.came = c.buf[:n]
+	}
+	n = copy(b, c.came)
+	c.came = c.came[n:]
+	return n, err
+}
+
+func (c *steadyConn) SetReadDeadline(t time.Time) error {
+	if len(c.came) > 0 {
+		return nil // also where the peer has closed since
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *steadyConn) SetWriteDeadline(time.Time) error { return nil }

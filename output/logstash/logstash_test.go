@@ -154,14 +154,21 @@ func (f *fake) serve(host string, conn net.Conn) {
 		case "silence":
 			io.Copy(io.Discard, conn)
 			return
-		case "ack and close":
+		case "ack and close", "ack twice":
 			keep(len(lines))
 			f.mu.Lock()
 			for _, l := range lines {
 				f.acked[l] = true
 			}
 			f.mu.Unlock()
-			ack(len(lines))
+			if what == "ack and close" {
+				ack(len(lines))
+				return
+			}
+			one := binary.BigEndian.AppendUint32([]byte("2A"), uint32(len(lines)))
+			go conn.Write(append(one, one...))
+			_, _ = readWindow(conn) // and the next one is lost, if there is one
+			time.Sleep(time.Second) // of the bubble's clock
 			return
 		default:
 			assert.Fail(f.t, "what is "+what)
@@ -277,6 +284,7 @@ func TestFaults(t *testing.T) {
 		"keepalives for ever": {1, 11 * time.Minute},
 		"refuse,refuse":       {1, 4 * time.Second},
 		"ack and close":       {1, 0},
+		"ack twice":           {1, 0}, // the second one is not the next window's
 	} {
 		t.Run(does, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
