@@ -105,7 +105,7 @@ func TestCertificatesRotate(t *testing.T) {
 			_, err = refused.conn.Read(make([]byte, 6))
 			require.Error(t, err)
 			require.Eventually(t, func() bool { return s.errors(reasonCertAuthority) == 1 }, patience, time.Millisecond)
-			assert.Contains(t, s.logs.String(), "input.ssl.certificate_authorities")
+			require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "input.ssl.certificate_authorities") }, patience, time.Millisecond)
 			assert.Equal(t, 1, strings.Count(out.String(), "\n"), out.String())
 			assert.Contains(t, out.String(), "level=INFO")
 		})
