@@ -13,6 +13,7 @@
 package elasticsearch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,29 @@ type Config struct {
 	Metrics        *metrics.Set
 }
 
+func (c *Config) setDefaults() {
+	if c.AllowedIndices == nil {
+		c.AllowedIndices = DefaultAllowed
+	}
+	c.FallbackIndex = cmp.Or(c.FallbackIndex, DefaultFallback)
+	c.OpType = cmp.Or(c.OpType, "create")
+	if c.BulkMaxBytes <= 0 {
+		c.BulkMaxBytes = 10 << 20
+	}
+	if c.Workers <= 0 {
+		c.Workers = 2
+	}
+	if c.Hosts <= 0 {
+		c.Hosts = 1
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.New("", "", "")
+	}
+}
+
 // Output stores events. Its methods are safe for concurrent use.
 type Output struct {
 	cfg     Config
@@ -114,33 +138,9 @@ func Open(cfg Config) (*Output, error) {
 	if cfg.Doer == nil || cfg.Dead == nil {
 		return nil, errors.New("output.elasticsearch: a client and a dead letter are needed")
 	}
-	if cfg.AllowedIndices == nil {
-		cfg.AllowedIndices = DefaultAllowed
-	}
-	if cfg.FallbackIndex == "" {
-		cfg.FallbackIndex = DefaultFallback
-	}
-	switch cfg.OpType {
-	case "":
-		cfg.OpType = "create"
-	case "create", "index":
-	default:
+	cfg.setDefaults()
+	if cfg.OpType != "create" && cfg.OpType != "index" {
 		return nil, fmt.Errorf("output.elasticsearch.op_type: %q is neither create nor index", cfg.OpType)
-	}
-	if cfg.BulkMaxBytes <= 0 {
-		cfg.BulkMaxBytes = 10 << 20
-	}
-	if cfg.Workers <= 0 {
-		cfg.Workers = 2
-	}
-	if cfg.Hosts <= 0 {
-		cfg.Hosts = 1
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = metrics.New("", "", "")
 	}
 	routing, err := newRouting(&cfg)
 	if err != nil {

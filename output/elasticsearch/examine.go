@@ -39,12 +39,7 @@ func Examine(ctx context.Context, x Examination) (finding.List, error) {
 	if x.Client.Timeout <= 0 {
 		x.Client.Timeout = examineTimeout
 	}
-	if x.Config.AllowedIndices == nil {
-		x.Config.AllowedIndices = DefaultAllowed
-	}
-	if x.Config.FallbackIndex == "" {
-		x.Config.FallbackIndex = DefaultFallback
-	}
+	x.Config.setDefaults()
 	e := &examiner{Examination: x}
 	var well []*url.URL
 	clusters := map[string]string{}
