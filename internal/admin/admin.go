@@ -37,7 +37,7 @@ type Check struct {
 // always ready.
 type Config struct {
 	// Host is the host of admin.address as it was written; requests may name it.
-	// Empty: only loopback names and the address that was listened on.
+	// Empty: only addresses and localhost.
 	Host     string
 	Gatherer prometheus.Gatherer // nil: no /metrics
 	Checks   []Check             // all have to be ready
@@ -128,7 +128,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("Cache-Control", "no-store")
 		if !s.hostAllowed(r) {
-			text(w, http.StatusForbidden, "this name is not served here: use the address of admin.address\n")
+			text(w, http.StatusForbidden, "this name is not served here: use an address, or the host that admin.address names\n")
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -142,8 +142,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 
 // hostAllowed protects against DNS rebinding: a page of a stranger's name that
 // resolves to this address must not be able to read it. A name is allowed when
-// it is loopback's or was configured; an address, when it is the one that the
-// connection came in on, which nobody can put into DNS for us.
+// it is loopback's or was configured; an address always, since a page whose
+// origin is an address was served there. It need not be one of this machine's:
+// a container knows nothing of the one it is published on.
 func (s *Server) hostAllowed(r *http.Request) bool {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -154,15 +155,7 @@ func (s *Server) hostAllowed(r *http.Request) bool {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return false
-	}
-	addr = addr.Unmap().WithZone("")
-	if addr.IsLoopback() {
-		return true
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return ok && local.AddrPort().Addr().Unmap().WithZone("") == addr
+	return err == nil && !addr.Unmap().IsUnspecified() // browsers take that for loopback's name
 }
 
 // ready is 200, or 503 with a line for each part that is not.

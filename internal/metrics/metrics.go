@@ -127,7 +127,7 @@ func New(version, revision, goVersion string) *Set {
 	for _, reason := range []string{"malformed", "oversize", "internal_error"} {
 		s.EventsDeadLettered.WithLabelValues(reason)
 	}
-	for _, code := range []string{"200", "404", "429", "error"} { // others are for the day when they come
+	for _, code := range []string{"200", "401", "403", "404", "429", "error"} { // others are for the day when they come
 		s.VTRequests.WithLabelValues(code)
 	}
 	for _, field := range []string{"threat", "related"} {
