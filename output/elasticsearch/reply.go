@@ -21,7 +21,8 @@ import (
 //     in parts, before all others, down to the event at fault.
 //  4. A request that is refused for no known reason is put back in parts, behind
 //     all others: so an event that something between does not let pass comes to
-//     wait by itself, and is not lost, and the others go on.
+//     wait by itself, and is not lost, and the others go on
+//     (docs/decisions/0007-odd-refusals.md).
 
 // answered draws the conclusions from what came of a request.
 func (w *worker) answered(resp *Response, err error) {
