@@ -137,6 +137,8 @@ func illegal(name string) string {
 		return "it is not valid UTF-8"
 	case strings.ToLower(name) != name:
 		return "it has upper-case letters"
+	case strings.Contains(name, "%{"): // Elasticsearch would; nobody means it
+		return "it holds %{, which stands for nothing here"
 	}
 	for _, c := range name {
 		if c <= ' ' || c == 0x7f || strings.ContainsRune(`\/*?"<>|,#:`, c) {
@@ -561,7 +563,7 @@ func (r *router) indexOf(meta map[string]any, of func(string) []byte, at func(st
 		}
 	}
 	switch {
-	case !resolved:
+	case !resolved, !fixed && strings.Contains(name, "%{"): // a sender may not have resolved it either
 		fallback = fallbackUnresolved
 	case fixed:
 		return name, false, "output.elasticsearch.index", ""

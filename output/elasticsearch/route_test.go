@@ -74,6 +74,8 @@ func TestRoutes(t *testing.T) {
 		{name: "a quote", allowed: []string{"*"}, meta: `{"index":"a\"b"}`, wantIndex: fallback},
 		{name: "half a character", allowed: []string{"*"}, meta: `{"index":"a\ud800b"}`, wantIndex: "a\ufffdb"},
 		{name: "255 bytes", meta: `{"index":"` + long(255) + `"}`, wantIndex: long(255)},
+		{name: "what the Beat did not resolve", meta: `{"index":"filebeat-%{[agent.version]}"}`, wantIndex: fallback},
+		{name: "a version that nobody resolved", meta: `{"beat":"filebeat","version":"%{[v]}"}`, wantIndex: fallback},
 		{name: "256 bytes", meta: `{"index":"` + long(256) + `"}`, wantIndex: fallback},
 		{name: "255 bytes of two each", allowed: []string{"*"}, meta: `{"index":"` + strings.Repeat("é", 128) + `"}`, wantIndex: fallback},
 		{name: "a Turkish capital", allowed: []string{"*"}, meta: `{"index":"İ"}`, wantIndex: fallback},
@@ -272,6 +274,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"no name is allowed, by its end", elasticsearch.Config{Index: "%{[a]}-prod", AllowedIndices: []string{"*-test", "x"}}, `add "*-prod" there`},
 		{"nothing is allowed", elasticsearch.Config{Index: "%{[a]}", AllowedIndices: []string{}}, "output.elasticsearch.allowed_indices"},
 		{"a bad fallback", elasticsearch.Config{FallbackIndex: "a b"}, "output.elasticsearch.fallback_index"},
+		{"a fallback with a field", elasticsearch.Config{FallbackIndex: "logs-%{[a]}"}, "output.elasticsearch.fallback_index"},
 		{"a bad pipeline", elasticsearch.Config{Pipeline: "%{"}, "output.elasticsearch.pipeline"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
