@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vtsidecar/configs"
+	"vtsidecar/internal/finding"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -91,13 +92,14 @@ func setupCommand(c *cli.Context, e env) error {
 func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, parts []string, dry, asJSON bool, e env) error {
 	component, index := elasticsearch.Templates(parts)
 	changes, err := elasticsearch.Plan(ctx, client, component, index)
-	if err != nil {
-		return err
+	if err == nil && !dry {
+		err = elasticsearch.Apply(ctx, client, changes, component, index)
 	}
-	if !dry {
-		if err := elasticsearch.Apply(ctx, client, changes, component, index); err != nil {
-			return err
+	if err != nil {
+		if words := finding.Connection(err, "output.elasticsearch"); words != err.Error() {
+			err = fmt.Errorf("%w: %s", err, words)
 		}
+		return err
 	}
 	if asJSON {
 		enc := json.NewEncoder(e.stdout)

@@ -376,6 +376,12 @@ func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 			assert.Equal(t, 1, status, stdout+stderr)
 			assert.Contains(t, stdout, test.want)
 			assert.Equal(t, 1, strings.Count(stdout, "\n"), "a host that is not reached is asked no more")
+			switch name {
+			case "nobody listens", "no such name", "unknown authority", "another name", "no TLS there":
+				p := start(t, nil, "", append([]string{"setup"}, args...)...)
+				assert.Equal(t, 1, p.wait(t))
+				assert.Contains(t, p.stderr.String(), test.want, "setup says so too")
+			}
 		})
 	}
 	assert.False(t, reached, "a redirect is never followed")
