@@ -675,6 +675,33 @@ func TestHeldBackOnlyWithoutProgress(t *testing.T) {
 	})
 }
 
+// Nor is one of which something is under way, or waits for its turn.
+func TestHeldBackOnlyWhenAllWasTried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &between{answer: func(body []byte) (*elasticsearch.Response, error) {
+			if bytes.Contains(body, []byte(word(1))) {
+				time.Sleep(time.Minute / 2) // of the bubble's clock
+			}
+			return nil, nil
+		}}
+		b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.BulkMaxBytes = 1 }) // each event alone
+		b.es.SetRules(esstandin.Rule{Match: word(0), Status: 429})
+		l := linesOf(b.out, some(0, 2))
+		l.Wanted = func() bool { return true }
+		done := make(chan error, 1)
+		go func() { done <- b.out.Store(t.Context(), l) }()
+		for i := range 5 {
+			time.Sleep(5 * time.Second)
+			require.NoError(t, b.returned(b.store(t.Context(), some(10+i, 11+i)), time.Second))
+		}
+		b.waiting(done)
+		b.es.SetRules()
+		require.NoError(t, b.returned(done, longest))
+		b.once(some(0, 2))
+		b.close()
+	})
+}
+
 // The same where the event itself chose the place: it is buried alone.
 func TestPlacesThatEventsChoose(t *testing.T) {
 	for _, tt := range []struct {
@@ -761,6 +788,28 @@ func TestTooLarge(t *testing.T) {
 			})
 		}
 	}
+}
+
+// When the server's bound is gone, bodies grow again, by and by.
+func TestBodiesGrowAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetLimits(esstandin.Limits{MaxContentLength: 3000})
+		require.NoError(t, b.returned(b.store(t.Context(), some(0, 100)), time.Second))
+		b.es.SetLimits(esstandin.Limits{})
+		before := b.bulks()
+		require.NoError(t, b.returned(b.store(t.Context(), some(100, 200)), time.Second))
+		assert.Greater(t, b.bulks()-before, 5, "the bound is remembered")
+		for i := range 4 {
+			time.Sleep(time.Minute) // of the bubble's clock
+			require.NoError(t, b.returned(b.store(t.Context(), some(200+i, 201+i)), time.Second))
+		}
+		before = b.bulks()
+		require.NoError(t, b.returned(b.store(t.Context(), some(300, 400)), time.Second))
+		assert.Equal(t, 1, b.bulks()-before)
+		b.once(append(some(0, 204), some(300, 400)...))
+		b.close()
+	})
 }
 
 // A bulk that the node has no memory for is waited for, and is smaller or later.
