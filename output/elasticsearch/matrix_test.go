@@ -647,11 +647,20 @@ func TestHeldBack(t *testing.T) {
 		wanted.Store(true)
 		time.Sleep(time.Minute)
 		b.waiting(done) // nothing else was stored: the cluster may be at fault
+		wanted.Store(false)
 		require.NoError(t, b.returned(b.store(t.Context(), some(10, 20)), time.Second))
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "refused"}))
+		other := b.store(t.Context(), some(20, 30))
+		time.Sleep(time.Minute)
+		wanted.Store(true)
+		time.Sleep(time.Minute)
+		b.waiting(done) // the cluster is away
+		require.NoError(t, b.es.SetFaults())
+		require.NoError(t, b.returned(other, longest))
 		require.ErrorIs(t, b.returned(done, time.Minute), elasticsearch.ErrHeldBack)
 		b.es.SetRules()
 		require.NoError(t, b.returned(b.store(t.Context(), some(0, 10)), longest), "the sender sends it again")
-		b.once(some(0, 20))
+		b.once(some(0, 30))
 		b.close()
 	})
 }
