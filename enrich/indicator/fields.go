@@ -50,9 +50,9 @@ func ParseField(s string) (FieldSpec, error) {
 		p, ok := priorities[rest[i+1:]]
 		if !ok {
 			if word, kind, _ := strings.Cut(rest[i+1:], ":"); kind != "" {
-				return bad("the kind stands before the priority: use %s:%s@%s", rest[:i], kind, word)
+				return bad("the kind stands before the importance: use %s:%s@%s", rest[:i], kind, word)
 			}
-			return bad("unknown priority %q: use @low, @normal or @high", rest[i+1:])
+			return bad("unknown importance %q: use @low, @normal or @high", rest[i+1:])
 		}
 		f.Priority, f.Path, ranked = p, rest[:i], true
 	}
