@@ -97,7 +97,7 @@ func searchConfig(cfg *configs.Config) elasticsearch.Config {
 	es := &cfg.Elasticsearch
 	return elasticsearch.Config{
 		Index: es.Index, AllowedIndices: es.AllowedIndices, FallbackIndex: es.FallbackIndex, Pipeline: es.Pipeline, OpType: es.OpType,
-		BulkMaxBytes: es.BulkMaxBytes, Workers: es.Workers,
+		BulkMaxBytes: es.BulkMaxBytes, Workers: es.Workers, Timeout: es.Timeout,
 	}
 }
 

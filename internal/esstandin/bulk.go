@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -82,7 +83,7 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		s.failure(w, http.StatusBadRequest, "illegal_argument_exception", "explicit index in bulk is not allowed")
 		return
 	}
-	if !s.pause(r.Context(), s.cfg.Delay) {
+	if !s.pause(r.Context(), s.cfg.Delay+s.shards(actions, r.URL.Query().Get("timeout"))) {
 		panic(http.ErrAbortHandler)
 	}
 	var long []string
@@ -123,6 +124,19 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		w.Header().Set("X-Opaque-Id", mark)
 	}
 	s.answerItems(w, r, items)
+}
+
+// shards is how long a bulk waits for a shard that no node has.
+func (s *Server) shards(actions []action, timeout string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(actions, func(a action) bool { return s.indices[a.index] != nil && s.indices[a.index].settings[NoShard] != nil }) {
+		return 0
+	}
+	if d, err := time.ParseDuration(timeout); err == nil {
+		return d
+	}
+	return time.Minute + time.Millisecond // it begins after the client's own minute
 }
 
 // note remembers what an honest answer says of a document that was sent under an
@@ -454,6 +468,8 @@ func (s *Server) write(a action, it item, limits Limits) item {
 	}
 	it.index = concrete
 	switch {
+	case ix.settings[NoShard] != nil:
+		return it.fail(http.StatusServiceUnavailable, "unavailable_shards_exception", "[%s][0] primary shard is not active", concrete)
 	case ix.closed:
 		return it.fail(http.StatusBadRequest, "index_closed_exception", "closed")
 	case ix.settings[BlockReadOnlyAllowDelete] == "true":

@@ -244,6 +244,7 @@ func (s *Server) SetClosed(name string, closed bool) {
 const (
 	BlockReadOnlyAllowDelete = "index.blocks.read_only_allow_delete"
 	BlockWrite               = "index.blocks.write"
+	NoShard                  = "index.routing.allocation.require._name" // with any value, no node has its shard
 )
 
 // SetBlock puts a block on an index, or lifts it. An index that is not there is
@@ -264,6 +265,15 @@ func (s *Server) SetSetting(name, setting, value string) {
 	}
 	for _, n := range names {
 		s.indices[n].settings[setting] = value
+	}
+}
+
+// DeleteSetting takes a setting from an index.
+func (s *Server) DeleteSetting(name, setting string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.concrete(name) {
+		delete(s.indices[n].settings, setting)
 	}
 }
 

@@ -32,8 +32,11 @@ import (
 //     job leaves behind when it is given up is taken away.
 
 const (
-	bulkPath = "/_bulk?filter_path=" + bulkFilter
+	bulkPath = "/_bulk?filter_path=" + bulkFilter + "&timeout="
 
+	// That an item may wait for its index, whose shard has no node for example: else
+	// it is a minute, and the request times out, with all that is in it, each time.
+	waitMost  = 10 * time.Second
 	maxItems  = 16 << 10         // of a request, so that its answer stays within bounds
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
@@ -356,7 +359,7 @@ func (w *worker) round() {
 		return
 	}
 	start := time.Now()
-	resp, err := o.cfg.Doer.Do(o.base, &Request{Method: http.MethodPost, Path: bulkPath, Body: w.body, ContentType: "application/x-ndjson", Mark: w.mark})
+	resp, err := o.cfg.Doer.Do(o.base, &Request{Method: http.MethodPost, Path: o.path, Body: w.body, ContentType: "application/x-ndjson", Mark: w.mark})
 	o.cfg.Metrics.OutputBulkDuration.Observe(time.Since(start).Seconds())
 	if o.base.Err() != nil {
 		return

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -74,14 +75,15 @@ var ErrHeldBack = errors.New("output.elasticsearch: some events of the window ar
 type Config struct {
 	Doer           Doer
 	Dead           Graveyard
-	Index          string   // output.elasticsearch.index; empty: the event's data_stream.*, else DefaultIndex
-	AllowedIndices []string // names that events may choose, with *; nil: DefaultAllowed
-	FallbackIndex  string   // empty: DefaultFallback
-	Pipeline       string   // empty: none
-	OpType         string   // "create" or "index"; empty: create
-	BulkMaxBytes   int64    // of a request's body, more only for a single event; 0: 10 MiB
-	Workers        int      // requests side by side; 0: 2
-	Hosts          int      // of the Doer: each is tried before nothing counts as well; 0: 1
+	Index          string        // output.elasticsearch.index; empty: the event's data_stream.*, else DefaultIndex
+	AllowedIndices []string      // names that events may choose, with *; nil: DefaultAllowed
+	FallbackIndex  string        // empty: DefaultFallback
+	Pipeline       string        // empty: none
+	OpType         string        // "create" or "index"; empty: create
+	BulkMaxBytes   int64         // of a request's body, more only for a single event; 0: 10 MiB
+	Workers        int           // requests side by side; 0: 2
+	Hosts          int           // of the Doer: each is tried before nothing counts as well; 0: 1
+	Timeout        time.Duration // of the Doer's requests; 0: 60 s
 	Log            *slog.Logger
 	Metrics        *metrics.Set
 }
@@ -98,6 +100,9 @@ func (c *Config) setDefaults() {
 	if c.Workers <= 0 {
 		c.Workers = 2
 	}
+	if c.Timeout <= 0 {
+		c.Timeout = time.Minute
+	}
 	if c.Hosts <= 0 {
 		c.Hosts = 1
 	}
@@ -113,6 +118,7 @@ func (c *Config) setDefaults() {
 type Output struct {
 	cfg     Config
 	routing *routing
+	path    string          // of bulk requests
 	base    context.Context // of requests; ends when Close gives up
 	cut     context.CancelFunc
 	working sync.WaitGroup
@@ -149,6 +155,7 @@ func Open(cfg Config) (*Output, error) {
 	base, cut := context.WithCancel(context.Background())
 	o := &Output{
 		cfg: cfg, routing: routing, base: base, cut: cut,
+		path:    bulkPath + strconv.FormatInt(max(1, min(waitMost, cfg.Timeout/4).Milliseconds()), 10) + "ms",
 		changed: make(chan struct{}), jobs: map[*job]struct{}{}, most: cfg.BulkMaxBytes,
 	}
 	o.health = health{cfg: &o.cfg, outages: map[string]*trouble{}}
