@@ -121,7 +121,7 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 		}
 		for _, p := range append(shape.Faults(), shape.Hint()) {
 			if p != "" {
-				fmt.Fprintf(e.stderr, "vtsidecar: index %s: %s\n", name, p)
+				fmt.Fprintf(e.stderr, "vtsidecar: an index named %s: %s\n", name, p)
 			}
 		}
 	}

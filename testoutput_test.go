@@ -185,10 +185,10 @@ func TestOutputFindsWhatIsWrongInACluster(t *testing.T) {
 			make: func(t *testing.T, _ *esstandin.Server, url string) {
 				put(t, url, "/_index_template/theirs", `{"index_patterns":["filebeat-9*"],"priority":7,"template":{}}`)
 			},
-			args: []string{"--output.elasticsearch.allowed_indices", "*beat-*"},
+			args: []string{"--output.elasticsearch.allowed_indices", "*beat-*,other-*"},
 			want: []string{
 				`warning … mapped by guess: filebeat-9sample by theirs; add "vtsidecar@mappings" to composed_of in their templates`,
-				`warning … mapped by guess: filebeat-sample; no index template applies to them: make one with "vtsidecar@mappings" in its composed_of`,
+				`warning … mapped by guess: filebeat-sample; other-sample; no index template applies to them: make one with "vtsidecar@mappings" in its composed_of`,
 			}, good: true,
 		},
 		"a foreign template": {
@@ -273,8 +273,8 @@ func TestSetupWarnsBefore(t *testing.T) {
 		return p.stdout.String(), p.stderr.String()
 	}
 	const (
-		theirs = `index filebeat-sample: arcanna is mapped as keyword, but fields of the program are below it; index template "theirs" (priority 7)`
-		nobody = `index logs-sample-sample: what is added to events would be mapped by guess; no index template applies to it: make one with "vtsidecar@mappings" in its composed_of`
+		theirs = `an index named filebeat-sample: arcanna is mapped as keyword, but fields of the program are below it; index template "theirs" (priority 7)`
+		nobody = `an index named logs-sample-sample: what is added to events would be mapped by guess; no index template applies to it: make one with "vtsidecar@mappings" in its composed_of`
 	)
 	stdout, before := run("--dry-run")
 	assert.Contains(t, stdout, "would be created")
@@ -296,7 +296,7 @@ func TestSetupWarnsBefore(t *testing.T) {
 	_, url = untouched(t, esstandin.Config{OpenSearch: true})
 	put(t, url, "/_index_template/first", `{"index_patterns":["logs-vtsidecar-*"],"priority":900,"template":{}}`)
 	_, last := run("--dry-run")
-	assert.Contains(t, last, `index logs-vtsidecar-fallback: what is added to events would be mapped by guess; index template "first" (priority 900) applies to it: add`)
+	assert.Contains(t, last, `an index named logs-vtsidecar-fallback: what is added to events would be mapped by guess; index template "first" (priority 900) applies to it: add`)
 }
 
 // An index setting of which nothing can come but the fallback is a mistake in the

@@ -537,7 +537,7 @@ func (e *examiner) templates(ctx context.Context, what string, fixed map[string]
 			e.found.Unknown(what, "what %s would be made from cannot be asked (cluster privilege manage_index_templates): %v", name, err)
 			return
 		}
-		if tried[s.Template] {
+		if s.Template != "" && tried[s.Template] {
 			continue
 		}
 		tried[s.Template] = true
