@@ -134,7 +134,9 @@ func (q *queue) start() {
 	for range q.workers {
 		go q.work()
 	}
-	q.remaining()
+	if q.quota != nil {
+		q.metrics.VTQuotaRemaining.From(q.quota.Left)
+	}
 }
 
 // close ends all that waits and the workers. It returns early with ctx.
@@ -277,16 +279,6 @@ func (q *queue) room() int {
 	return n
 }
 
-// remaining tells the metrics what is left.
-func (q *queue) remaining() {
-	if q.quota == nil {
-		return
-	}
-	for window, left := range q.quota.Left() {
-		q.metrics.VTQuotaRemaining.WithLabelValues(window).Set(float64(left))
-	}
-}
-
 // quotaChanged makes the workers ask the quota again, whatever it said last.
 func (q *queue) quotaChanged() {
 	if q.quota == nil {
@@ -298,13 +290,6 @@ func (q *queue) quotaChanged() {
 	q.worse() // or better: whoever waits looks again
 	q.cond.Broadcast()
 	q.mu.Unlock()
-	left := q.quota.Left()
-	for _, window := range [...]string{quota.Minute, quota.Hour, quota.Day, quota.Month} {
-		if _, limited := left[window]; !limited {
-			q.metrics.VTQuotaRemaining.DeleteLabelValues(window)
-		}
-	}
-	q.remaining()
 }
 
 // work is a worker.
@@ -413,9 +398,6 @@ func (q *queue) take(r *request) bool {
 	quotas := q.quotas
 	q.mu.Unlock()
 	ok, until, window, err := q.quota.Take()
-	if ok {
-		q.remaining()
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.now()
@@ -650,7 +632,6 @@ func (q *queue) exhausted(r *request, e *LookupError) {
 	var err error
 	if q.quota != nil {
 		err = q.quota.Spent(window, until)
-		q.remaining()
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

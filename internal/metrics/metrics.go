@@ -34,7 +34,7 @@ type Set struct {
 	CacheEntries      prometheus.Gauge
 	VTRequests        *prometheus.CounterVec // code: HTTP status, or "error" where none came
 	VTRequestDuration prometheus.Histogram
-	VTQuotaRemaining  *prometheus.GaugeVec // window: minute, hour, day, month
+	VTQuotaRemaining  *Left // window: minute, hour, day, month
 	VTQueueLength     prometheus.Gauge
 
 	// output
@@ -73,6 +73,29 @@ func newAge(name, help string) *Age {
 	return a
 }
 
+// Left is a gauge of each window that asks when it is read: a window ends
+// without anybody's doing.
+type Left struct {
+	desc *prometheus.Desc
+	left atomic.Pointer[func() map[string]int]
+}
+
+// From says who knows what is left in each window; one that is not there is
+// unlimited. It is called concurrently.
+func (l *Left) From(left func() map[string]int) { l.left.Store(&left) }
+
+// Describe is for the registry, as Collect is.
+func (l *Left) Describe(ch chan<- *prometheus.Desc) { ch <- l.desc }
+
+// Collect sends a gauge for each limited window.
+func (l *Left) Collect(ch chan<- prometheus.Metric) {
+	if f := l.left.Load(); f != nil {
+		for window, n := range (*f)() {
+			ch <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, float64(n), window)
+		}
+	}
+}
+
 // New makes the set and registers it, with Go's own process metrics, in a
 // registry of its own.
 func New(version, revision, goVersion string) *Set {
@@ -108,7 +131,7 @@ func New(version, revision, goVersion string) *Set {
 		CacheEntries:      gauge("cache_entries", "Entries in the cache."),
 		VTRequests:        counterVec("vt_requests_total", "Requests to VirusTotal by HTTP status, or error where none came.", "code"),
 		VTRequestDuration: histogram("vt_request_duration_seconds", "Duration of requests to VirusTotal.", seconds),
-		VTQuotaRemaining:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vtsidecar_vt_quota_remaining", Help: "Requests left in the current window; absent where it is unlimited."}, []string{"window"}),
+		VTQuotaRemaining:  &Left{desc: prometheus.NewDesc("vtsidecar_vt_quota_remaining", "Requests left in the current window; absent where it is unlimited.", []string{"window"}, nil)},
 		VTQueueLength:     gauge("vt_queue_length", "Indicators waiting for a request to VirusTotal."),
 
 		EventsStored:       counter("events_stored_total", "Events durably stored in the output."),
