@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,48 @@ func TestOneEventDoesNotPass(t *testing.T) {
 		b.once(held)
 		assert.Zero(t, b.es.Stats().Resent)
 		b.close()
+	})
+}
+
+// And it goes alone: with others that wait for the same turn it would be their
+// trouble again.
+func TestOneEventDoesNotPassAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := oddAnswers["a page"]
+		var alone, together atomic.Int64
+		d := &between{answer: func(body []byte) (*elasticsearch.Response, error) {
+			time.Sleep(100 * time.Millisecond) // of the bubble's clock: others wait
+			switch {
+			case !bytes.Contains(body, []byte(word(3))):
+				return nil, nil
+			case bytes.Count(body, []byte("\n")) == 2:
+				alone.Add(1)
+			default:
+				together.Add(1)
+			}
+			return a.response(), nil
+		}}
+		b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Workers = 1 })
+		done := b.store(t.Context(), some(0, 10))
+		require.NoError(t, b.returned(b.store(t.Context(), some(10, 20)), time.Minute))
+		time.Sleep(time.Minute)
+		alone.Store(0)
+		together.Store(0)
+		var others sync.WaitGroup
+		for w := range 3 {
+			others.Go(func() {
+				for began := time.Now(); time.Since(began) < 10*time.Minute; {
+					assert.NoError(t, b.out.Store(t.Context(), linesOf(b.out, some(20+w, 21+w))))
+				}
+			})
+		}
+		others.Wait()
+		assert.Greater(t, alone.Load(), int64(5))
+		assert.Zero(t, together.Load())
+		d.set(nil)
+		require.NoError(t, b.returned(done, longest))
+		b.once(some(0, 23))
+		b.es.Close()
 	})
 }
 

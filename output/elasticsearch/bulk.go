@@ -430,7 +430,7 @@ func (w *worker) collect(now time.Time) bool {
 	for done < len(o.queue) && items > 0 {
 		p := &o.queue[done]
 		p.job.using.Lock()
-		if p.job.ended || p.job.err != nil {
+		if p.job.ended {
 			p.job.using.Unlock()
 			*p = piece{}
 			done++
