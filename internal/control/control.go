@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -37,9 +38,11 @@ func Listen(dir string) (net.Listener, error) {
 	if at, err := os.Lstat(path); err == nil && at.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("path.data: %s is there and is no socket; remove or rename it", path)
 	}
-	left, _ := filepath.Glob(filepath.Join(dir, private+"*"))
+	left, _ := os.ReadDir(dir) // where that fails, nothing works
 	for _, l := range left {
-		_ = os.RemoveAll(l) // of a server that was killed; it is empty, or holds a socket
+		if strings.HasPrefix(l.Name(), private) {
+			_ = os.RemoveAll(filepath.Join(dir, l.Name())) // of a server that was killed; it is empty, or holds a socket
+		}
 	}
 	// It takes its name only when nobody else can connect any more.
 	tmp, err := os.MkdirTemp(dir, private)

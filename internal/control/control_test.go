@@ -88,6 +88,20 @@ func TestCommandsAreAnswered(t *testing.T) {
 	}
 }
 
+// A folder's name is no pattern: nothing is taken out of another one.
+func TestOtherFoldersAreLeftAlone(t *testing.T) {
+	parent := t.TempDir()
+	dir, other := filepath.Join(parent, "data[12]"), filepath.Join(parent, "data1")
+	for _, d := range []string{dir, other} {
+		require.NoError(t, os.MkdirAll(filepath.Join(d, ".control-1"), 0o700))
+	}
+	l, err := control.Listen(dir)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	assert.NoDirExists(t, filepath.Join(dir, ".control-1"))
+	assert.DirExists(t, filepath.Join(other, ".control-1"))
+}
+
 func TestNoStrangersFileIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "control.sock")
