@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"vtsidecar/configs"
@@ -104,6 +105,7 @@ type keeper struct {
 	// Of run alone.
 	said    string // the limits, as the log told them
 	told    bool   // the log has told the terms of a public key
+	refused bool   // the log has told that the key is refused
 	known   bool   // the account was read
 	failing bool   // since then it cannot be
 	backoff time.Duration
@@ -147,7 +149,7 @@ func (k *keeper) outcome(a quota.Account, err error) time.Duration {
 		if k.failing {
 			k.log.Info("VirusTotal's account of the key can be read again")
 		}
-		k.known, k.failing, k.backoff = true, false, 0
+		k.known, k.failing, k.refused, k.backoff = true, false, false, 0
 		k.learned(a, "")
 		return accountEvery
 	}
@@ -193,12 +195,24 @@ func (k *keeper) learned(account quota.Account, why string) {
 		}
 		k.log.Info("requests to VirusTotal are limited", attrs...)
 	}
-	if account != (quota.Account{}) {
+	if strings.HasPrefix(why, "HTTP 401") { // a key that may not read its account has another answer
+		if !k.refused {
+			k.refused = true
+			k.log.Warn("VirusTotal refuses the key: nothing new can be looked up; vtsidecar test virustotal says what to do", "reason", why)
+		}
+		return
+	}
+	sure := account != (quota.Account{})
+	if sure {
 		public = virustotal.IsPublic(account)
 	}
 	if public && !k.told {
 		k.told = true
-		k.log.Info("the key has VirusTotal's public limits: " + virustotal.PublicTerms)
+		has := "the key has VirusTotal's public limits: "
+		if !sure {
+			has = "the key may have VirusTotal's public limits: "
+		}
+		k.log.Info(has + virustotal.PublicTerms)
 	}
 }
 

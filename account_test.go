@@ -127,7 +127,7 @@ func TestKeeper(t *testing.T) {
 		assert.Equal(t, []quota.Account{{}}, applied, "in force at once")
 		assert.Equal(t, 1, said(`vt.limit.day="500 (default)"`))
 		assert.Equal(t, 1, said("timed out"))
-		assert.Equal(t, 1, said("business workflows"), "a key with a public key's limits may be one")
+		assert.Equal(t, 1, said("the key may have VirusTotal's public limits"), "a key with a public key's limits may be one")
 
 		pass(time.Hour)
 		reads, _ := source.seen()
@@ -179,6 +179,31 @@ func TestKeeperOfAKeyThatMayNotRead(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(log.String(), "are limited"))
 		assert.Contains(t, log.String(), "not readable: HTTP 403 ForbiddenError")
 		assert.Contains(t, log.String(), `vt.limit.day="100 (setting)"`)
+	})
+}
+
+// A key that is refused says nothing of what it may, so the log does not either.
+func TestKeeperOfARefusedKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		<-time.After(6 * time.Hour)
+		log := newPrinted()
+		source := &fakeAccount{err: &enrich.LookupError{Decision: enrich.Refused, Reason: "HTTP 401 WrongCredentialsError"}}
+		auto := configs.LimitAuto
+		k := &keeper{
+			vt:   &configs.VT{Minute: auto, Hour: auto, Day: auto, Month: auto},
+			read: source.read, apply: source.apply, log: slog.New(slog.NewTextHandler(log, nil)),
+		}
+		stop := k.start()
+		defer stop()
+		<-time.After(time.Hour + time.Minute)
+		synctest.Wait()
+		assert.Equal(t, 1, strings.Count(log.String(), "VirusTotal refuses the key"), log.String())
+		assert.NotContains(t, log.String(), "business workflows")
+
+		source.say(quota.Account{Day: quota.Usage{Allowed: 500}}, nil)
+		<-time.After(time.Hour)
+		synctest.Wait()
+		assert.Equal(t, 1, strings.Count(log.String(), "the key has VirusTotal's public limits"))
 	})
 }
 
