@@ -22,6 +22,7 @@ import (
 
 	"vtsidecar/internal/esstandin"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/metrics"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -629,6 +630,38 @@ func TestReadinessLapses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is tried again has an age, from the first time that it was not taken until
+// it is; an outage of all too.
+func TestAgeOfWhatIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New("", "", "")
+		b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.Metrics = m })
+		age := func(want float64) {
+			t.Helper()
+			assert.InDelta(t, want, metric(t, m, "vtsidecar_output_oldest_retry_seconds"), 5)
+		}
+		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 429})
+		age(0)
+		done := b.store(t.Context(), some(0, 10))
+		time.Sleep(5 * time.Minute) // of the bubble's clock
+		later := b.store(t.Context(), some(3, 5))
+		time.Sleep(5 * time.Minute)
+		age(600)
+		b.es.SetRules()
+		require.NoError(t, b.returned(done, longest))
+		require.NoError(t, b.returned(later, longest))
+		age(0)
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "refused"}))
+		done = b.store(t.Context(), some(10, 20))
+		time.Sleep(time.Minute)
+		age(60)
+		require.NoError(t, b.es.SetFaults())
+		require.NoError(t, b.returned(done, longest))
+		age(0)
+		b.close()
+	})
 }
 
 // A window of which the cluster takes an event from nobody gives its memory back

@@ -190,7 +190,7 @@ func metric(t *testing.T, m *metrics.Set, name string, label ...string) (sum flo
 					has = has || l.GetValue() == label[0]
 				}
 				if has {
-					sum += x.GetCounter().GetValue()
+					sum += x.GetCounter().GetValue() + x.GetGauge().GetValue() // it is one of them
 				}
 			}
 		}
