@@ -52,13 +52,13 @@ func noMemory(t *testing.T, n *node, vt string) {
 	s.stored(t, n, index, span{firstLine, count})
 }
 
-// Four requests at a time, each with events for two shards, meet a queue of three:
+// Six requests at a time, each with events for two shards, meet a queue of three:
 // the node refuses events, all of a request or some (429). Those alone are tried
 // again until they are stored, once; none goes to the dead letter.
 func fullQueue(t *testing.T, n *node, vt string) {
 	const index, senders, count = "limits-queue", 4, 500
 	n.do(t, "PUT", "/"+index, `{"settings":{"number_of_shards":2}}`)
-	s := startStoring(t, vt, n, "--output.elasticsearch.index", index, "--output.elasticsearch.workers", "4", "--output.elasticsearch.bulk_max_bytes", fmt.Sprint(longest))
+	s := startStoring(t, vt, n, "--output.elasticsearch.index", index, "--output.elasticsearch.workers", "6", "--output.elasticsearch.bulk_max_bytes", fmt.Sprint(longest))
 	var sent []*process
 	for k := range senders {
 		sent = append(sent, s.send(t, firstLine+k*count, count, searchLine))
