@@ -158,7 +158,7 @@ func Open(cfg Config) (*Output, error) {
 		path:    bulkPath + strconv.FormatInt(max(1, min(waitMost, cfg.Timeout/4).Milliseconds()), 10) + "ms",
 		changed: make(chan struct{}), jobs: map[*job]struct{}{}, most: cfg.BulkMaxBytes,
 	}
-	o.health = health{cfg: &o.cfg, outages: map[string]*trouble{}}
+	o.health = health{cfg: &o.cfg, outages: map[place]*trouble{}}
 	for _, x := range itemOutcomes { // an alert on increase() does not see a series that begins at 1
 		cfg.Metrics.OutputItems.WithLabelValues(x.outcome, x.reason)
 		switch x.outcome {

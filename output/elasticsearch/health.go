@@ -32,15 +32,21 @@ const (
 type health struct {
 	cfg *Config // constant
 
-	failures int                 // of whole requests, in a row; those that fail side by side count once
-	failing  time.Time           // since the first of these
-	round    int                 // counts them, and the ends of such rows
-	pause    time.Time           // no request before
-	stored   time.Time           // when something was stored last
-	down     *trouble            // why nothing can be stored; nil: something can
-	outages  map[string]*trouble // by index
-	barred   *trouble            // an event that something before the cluster does not let pass; nil: none
+	failures int       // of whole requests, in a row; those that fail side by side count once
+	failing  time.Time // since the first of these
+	round    int       // counts them, and the ends of such rows
+	pause    time.Time // no request before
+	stored   time.Time // when something was stored last
+	down     *trouble  // why nothing can be stored; nil: something can
+	outages  map[place]*trouble
+	barred   *trouble // an event that something before the cluster does not let pass; nil: none
 }
+
+// place is where trouble is met and ends: what another pipeline of the index takes
+// says nothing of this one.
+type place struct{ index, pipeline string }
+
+func (r *route) place() place { return place{r.Index, r.Pipeline} }
 
 // trouble is an outage in words, for readiness and for one line in the log.
 type trouble struct {
@@ -116,8 +122,8 @@ func (h *health) up() {
 
 // fault notes an index that an operator must see to.
 func (h *health) fault(it *item, now time.Time) {
-	index := it.route.Index
-	if t := h.outages[index]; t != nil {
+	at := it.route.place()
+	if t := h.outages[at]; t != nil {
 		t.seen = now
 		return
 	}
@@ -125,19 +131,20 @@ func (h *health) fault(it *item, now time.Time) {
 		return
 	}
 	words := it.outage()
-	h.outages[index] = &trouble{words: words, since: now, seen: now}
-	h.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", index, "reason", it.result.reason, "error", words)
+	h.outages[at] = &trouble{words: words, since: now, seen: now}
+	h.cfg.Log.Error("Elasticsearch takes nothing for an index; its events wait", "index", at.index, "reason", it.result.reason, "error", words)
 }
 
-// took notes that something was stored in an index.
-func (h *health) took(index string, now time.Time) {
+// took notes that something was stored.
+func (h *health) took(r *route, now time.Time) {
 	h.stored = now
 	if len(h.outages) == 0 {
 		return
 	}
-	if t := h.outages[index]; t != nil {
-		delete(h.outages, index)
-		h.cfg.Log.Info("Elasticsearch takes events for an index again", "index", index, "seconds", t.seconds())
+	at := r.place()
+	if t := h.outages[at]; t != nil {
+		delete(h.outages, at)
+		h.cfg.Log.Info("Elasticsearch takes events for an index again", "index", at.index, "seconds", t.seconds())
 	}
 }
 
@@ -175,10 +182,10 @@ func (h *health) lapse(now time.Time, waiting bool) {
 	if h.barred != nil && now.Sub(h.barred.seen) > lapseIndex {
 		h.barred = nil
 	}
-	for index, t := range h.outages {
+	for at, t := range h.outages {
 		if now.Sub(t.seen) > lapseIndex {
-			h.cfg.Log.Info("no event waits for an index any more; the next one will show whether it takes events", "index", index)
-			delete(h.outages, index)
+			h.cfg.Log.Info("no event waits for an index any more; the next one will show whether it takes events", "index", at.index)
+			delete(h.outages, at)
 		}
 	}
 }
@@ -199,6 +206,7 @@ func (h *health) err() error {
 		return nil
 	}
 	slices.Sort(words)
+	words = slices.Compact(words) // of one index, but several pipelines
 	if more := len(words) - 3; more > 0 {
 		words = append(words[:3], fmt.Sprintf("and %d more", more))
 	}

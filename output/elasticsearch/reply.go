@@ -301,7 +301,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 			it := &w.items[i]
 			switch it.result.verdict {
 			case stored:
-				o.health.took(it.route.Index, now)
+				o.health.took(it.route, now)
 				settled++
 				continue
 			case refused:
