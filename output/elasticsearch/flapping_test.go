@@ -27,6 +27,7 @@ func TestOutageDoesNotFlap(t *testing.T) {
 			others := some(2*i+1, 2*i+2)
 			others[0].meta = `{"pipeline":"_none"}`
 			require.NoError(t, b.returned(b.store(t.Context(), others), time.Second))
+			synctest.Wait()
 			require.ErrorContains(t, b.out.Ready(), "events")
 			time.Sleep(5 * time.Second) // of the bubble's clock
 		}
