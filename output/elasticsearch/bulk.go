@@ -236,12 +236,6 @@ func (o *Output) endUnwanted() {
 	}
 }
 
-// has reports whether a job has not ended. The caller holds mu.
-func (o *Output) has(j *job) bool {
-	_, ok := o.jobs[j]
-	return ok
-}
-
 // sweep takes the pieces of jobs that were given up out of the queue and the
 // heap, now and then: while the cluster is away nobody comes past them, and
 // senders come again and again. The caller holds mu.
@@ -251,7 +245,7 @@ func (o *Output) sweep() {
 		return
 	}
 	o.ended = 0
-	gone := func(p piece) bool { return !o.has(p.job) }
+	gone := func(p piece) bool { _, ok := o.jobs[p.job]; return !ok }
 	o.queue = slices.Clip(slices.DeleteFunc(o.queue, gone))
 	o.later = slices.DeleteFunc(o.later, gone)
 	if cap(o.later) > 2*len(o.later)+few {

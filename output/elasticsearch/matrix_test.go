@@ -588,6 +588,28 @@ func TestOutages(t *testing.T) {
 	}
 }
 
+// Of many indices that take nothing some are told, and no more than a hundred told
+// apart: their names come from events.
+func TestManyOutages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { c.Index = elasticsearch.DefaultIndex })
+		b.es.SetRules(esstandin.Rule{Status: 403})
+		events := some(0, 150)
+		for i := range events {
+			events[i].meta = fmt.Sprintf(`{"beat":"filebeat","version":"%d"}`, i)
+		}
+		done := b.store(t.Context(), events)
+		time.Sleep(time.Minute) // of the bubble's clock
+		require.ErrorContains(t, b.out.Ready(), "; and 97 more")
+		assert.Equal(t, 100, strings.Count(b.log.String(), "\n"))
+		b.es.SetRules()
+		require.NoError(t, b.returned(done, longest))
+		require.NoError(t, b.out.Ready())
+		b.once(events)
+		b.close()
+	})
+}
+
 func canceled(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -363,7 +363,7 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 
 // delay puts lines of a piece into the heap. The caller holds mu.
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
-	if len(lines) > 0 && o.has(p.job) {
+	if len(lines) > 0 {
 		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.since.IsZero(), doubt: p.doubt})
 	}
 }
