@@ -41,6 +41,12 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// saidError is an error that stands in the log already: who reads JSON there gets
+// nothing else.
+type saidError struct{ error }
+
+func (e saidError) Unwrap() error { return e.error }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // notYet are the commands that users may know from the documentation and that
@@ -84,7 +90,10 @@ func run(ctx context.Context, e env) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(e.stderr, "vtsidecar: "+report(err))
+	var said saidError
+	if !errors.As(err, &said) {
+		fmt.Fprintln(e.stderr, "vtsidecar: "+report(err))
+	}
 	var usage usageError
 	var helpless cli.ExitCoder // help for a command that does not exist
 	if errors.As(err, &usage) || errors.As(err, &helpless) {

@@ -524,6 +524,14 @@ func TestSecondServerOnOneFolder(t *testing.T) {
 	require.Equal(t, 1, second.wait(t))
 	assert.Contains(t, second.stderr.String(), "path.data")
 	assert.Contains(t, second.stderr.String(), fmt.Sprint(os.Getpid()))
+	// Why it ends is said in the form of the log, once.
+	for line := range strings.Lines(second.stderr.String()) {
+		assert.True(t, json.Valid([]byte(line)), line)
+	}
+	assert.Equal(t, 1, strings.Count(second.stderr.String(), `"message":"vtsidecar: path.data `), second.stderr)
+	third := startServer(t, data, url, "--log.format=text")
+	require.Equal(t, 1, third.wait(t))
+	assert.Equal(t, 1, strings.Count(third.stderr.String(), "\nvtsidecar: path.data "), third.stderr)
 }
 
 // The drain: a window that is downstream when the signal comes is finished and

@@ -78,8 +78,12 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	v, _, _ := build()
 	log.Info("starting", "service.version", v, "path.data", cfg.DataDir, "output", cfg.Output)
 	defer func() {
-		if err == nil { // run says what went wrong
+		switch {
+		case err == nil:
 			log.Info("stopped; all that was in flight was settled")
+		case logging.IsJSON(e.terminal, cfg.LogFormat): // else run says it
+			log.Error("vtsidecar: " + report(err))
+			err = saidError{err}
 		}
 	}()
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))

@@ -32,12 +32,17 @@ func New(w io.Writer, isTerminal bool, level, format string) (*slog.Logger, erro
 		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", level)
 	}
 	switch {
-	case format == "text" || format == "auto" && isTerminal:
-		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: min})), nil
-	case format == "json" || format == "auto":
+	case IsJSON(isTerminal, format):
 		return slog.New(&ecsHandler{w: &lockedWriter{w: w}, min: min}), nil
+	case format == "text" || format == "auto":
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: min})), nil
 	}
 	return nil, fmt.Errorf("log format %q: use auto, text or json", format)
+}
+
+// IsJSON reports whether New would choose JSON.
+func IsJSON(isTerminal bool, format string) bool {
+	return format == "json" || format == "auto" && !isTerminal
 }
 
 // Announce writes msg as one record of the form that New would choose, at
