@@ -571,3 +571,16 @@ func TestSignals(t *testing.T) {
 		assert.Contains(t, stderr.String(), "all that was in flight was settled")
 	}
 }
+
+// Addresses that cannot be listened on are named by their setting, with the mend.
+func TestAddressTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	for setting, other := range map[string]string{"input.address": "admin.address", "admin.address": "input.address"} {
+		p := start(t, nil, "", "--path.data", t.TempDir(), "--vt.enabled", "false", "--"+setting, taken.Addr().String(), "--"+other, "127.0.0.1:0")
+		assert.Equal(t, 1, p.wait(t))
+		assert.Contains(t, p.stderr.String(), "vtsidecar: "+setting+": ")
+		assert.Contains(t, p.stderr.String(), "stop what listens there, or take another address")
+	}
+}

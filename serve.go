@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -102,9 +103,9 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	var ready readiness
 	if cfg.AdminAddress != "" {
 		host, _, _ := net.SplitHostPort(cfg.AdminAddress)
-		listener, err := net.Listen("tcp", cfg.AdminAddress)
+		listener, err := listenOn("admin.address", cfg.AdminAddress)
 		if err != nil {
-			return fmt.Errorf("admin.address: %w", err)
+			return err
 		}
 		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(cfg.Output), Version: v, Log: log})
 		go func() { failed <- server.Serve(listener) }()
@@ -165,9 +166,9 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", cfg.Input.Address)
+	listener, err := listenOn("input.address", cfg.Input.Address)
 	if err != nil {
-		return fmt.Errorf("input.address: %w", err)
+		return err
 	}
 	go func() { failed <- server.Serve(listener) }()
 	defer atExit(&err, "drain", func() error {
@@ -204,6 +205,20 @@ func withTimeout(f func(context.Context) error) func() error {
 		defer cancel()
 		return f(ctx)
 	}
+}
+
+// listenOn opens the listener whose address a setting names.
+func listenOn(setting, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s: %w: stop what listens there, or take another address", setting, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s: %w: name an address that this machine has, or 0.0.0.0 for all", setting, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	return l, nil
 }
 
 // readiness is what /readyz answers. Its methods are called concurrently.
