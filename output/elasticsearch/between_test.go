@@ -200,6 +200,25 @@ func TestOneEventDoesNotPassAlone(t *testing.T) {
 	})
 }
 
+// When nobody waits for it any more it is forgotten.
+func TestWhatDidNotPassLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := oddAnswers["a page"]
+		b := open(t, esstandin.Config{}, behind(&between{answer: against(word(3), a.status, a.body)}))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := b.store(ctx, some(0, 10))
+		time.Sleep(time.Minute) // of the bubble's clock
+		require.ErrorContains(t, b.out.Ready(), "one event alone")
+		cancel()
+		require.ErrorIs(t, b.returned(done, time.Second), context.Canceled)
+		time.Sleep(time.Minute)
+		require.Error(t, b.out.Ready(), "a sender that comes again finds it so")
+		time.Sleep(10 * time.Minute)
+		require.NoError(t, b.out.Ready())
+		b.close()
+	})
+}
+
 // The same where the window is that event and no more, and others come later:
 // that is an outage of all until one of them passes.
 func TestOneEventDoesNotPassBeforeOthers(t *testing.T) {
