@@ -51,3 +51,17 @@ func TestRoutesAreRememberedWithoutTheID(t *testing.T) {
 	}
 	assert.Len(t, router.known, 2)
 }
+
+// What is remembered is bounded, whatever events say.
+func TestFewRoutesAreRemembered(t *testing.T) {
+	r, err := newRouting(&Config{Pipeline: DefaultPipeline, OpType: "create", AllowedIndices: DefaultAllowed, FallbackIndex: DefaultFallback})
+	require.NoError(t, err)
+	router := newRouter(r)
+	for i := range 5 * maxRoutes {
+		router.of(&event.Routing{Meta: fmt.Appendf(nil, `{"beat":"filebeat","version":"%d"}`, i)})
+		assert.LessOrEqual(t, max(len(router.known), len(router.made)), maxRoutes)
+	}
+	known := len(router.known)
+	router.of(&event.Routing{Meta: fmt.Appendf(nil, `{"beat":"filebeat","version":"1","x":"%01024d"}`, 1)})
+	assert.Len(t, router.known, known, "what is long does not come again")
+}
