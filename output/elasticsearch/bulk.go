@@ -39,6 +39,7 @@ const (
 	waitMost  = 10 * time.Second
 	maxItems  = 16 << 10         // of a request, so that its answer stays within bounds
 	heldBack  = 10 * time.Second // that a job is held back before others' needs count
+	slowPause = time.Second      // when another request with slow pieces is under way
 	raiseMost = time.Minute      // without a 413, before larger bodies are tried again
 	markFor   = time.Hour        // after an answer about another _id
 
@@ -71,6 +72,7 @@ type piece struct {
 	picks    []int32 // the lines; nil: from up to to
 	from, to int32
 	alone    bool      // it gets a request of its own
+	slow     bool      // the cluster waits long before it does not take its lines
 	tries    int       // that its lines were not taken
 	due      time.Time // in the heap
 	doubt    doubt
@@ -299,6 +301,7 @@ type worker struct {
 	room   int64   // bytes of a body
 	begun  int     // the round of Output.health at that time
 	mark   string  // of the request; empty: none
+	slow   bool    // so are its pieces
 }
 
 // item is a line in a request.
@@ -340,6 +343,9 @@ func (w *worker) round() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.sending--
+		if w.slow {
+			o.slow--
+		}
 		if r != nil {
 			o.cfg.Log.Error("sending a bulk request panicked", "stack", string(debug.Stack())) // the value may quote an event
 			for _, p := range w.took {
@@ -386,6 +392,9 @@ func (w *worker) take() bool {
 		default:
 			if w.collect(now) {
 				o.sending++
+				if w.slow = w.took[0].slow; w.slow {
+					o.slow++
+				}
 				if len(o.queue) > 0 {
 					o.wake() // for the next worker
 				}
@@ -423,6 +432,13 @@ func (w *worker) collect(now time.Time) bool {
 	done := 0
 	for done < len(o.queue) && items > 0 {
 		p := &o.queue[done]
+		if p.slow && len(w.took) == 0 && o.slow > 0 && o.cfg.Workers > 1 {
+			p.due = now.Add(slowPause)
+			heap.Push(&o.later, *p)
+			*p = piece{}
+			done++
+			continue
+		}
 		p.job.using.Lock()
 		if p.job.ended {
 			p.job.using.Unlock()
@@ -434,7 +450,7 @@ func (w *worker) collect(now time.Time) bool {
 		switch {
 		case len(w.took) == 0:
 			n = max(n, 1) // a giant goes alone
-		case p.alone:
+		case p.alone || p.slow != w.took[0].slow:
 			n = 0
 		}
 		if n > 0 {

@@ -132,6 +132,7 @@ type Output struct {
 
 	ended   int   // stores given up whose pieces may be in queue or later still
 	sending int   // requests under way
+	slow    int   // of these, those with slow pieces: one, where there are several workers
 	most    int64 // bytes of a body, lowered by a server with a smaller bound
 	lowered time.Time
 	renamed time.Time // when an answer named another _id than was sent, last

@@ -20,9 +20,18 @@ func TestIndexWithoutAShard(t *testing.T) {
 		events := some(0, 10)
 		events[3].meta = `{"index":"logs-gone-x"}`
 		done := b.store(t.Context(), events)
-		for i := range 20 {
-			require.NoError(t, b.returned(b.store(t.Context(), some(20+10*i, 30+10*i)), timeout/2), "window %d", i)
-			time.Sleep(20 * time.Second) // of the bubble's clock
+		time.Sleep(time.Minute)
+		var more []<-chan error
+		for i := range 10 {
+			held := some(20+i, 21+i)
+			held[0].meta = events[3].meta
+			more = append(more, b.store(t.Context(), held))
+			time.Sleep(time.Minute) // of the bubble's clock
+		}
+		// They are tried together, and leave a worker to others.
+		for i := range 200 {
+			require.NoError(t, b.returned(b.store(t.Context(), some(40+i, 41+i)), time.Second), "window %d", i)
+			time.Sleep(3 * time.Second)
 		}
 		b.waiting(done)
 		for i, e := range events {
@@ -30,6 +39,9 @@ func TestIndexWithoutAShard(t *testing.T) {
 		}
 		b.es.DeleteSetting("logs-gone-x", esstandin.NoShard)
 		require.NoError(t, b.returned(done, longest))
+		for _, d := range more {
+			require.NoError(t, b.returned(d, longest))
+		}
 		b.once(events)
 		b.close()
 	})

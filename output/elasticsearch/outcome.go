@@ -152,6 +152,10 @@ func placeAtFault(a *answer) (pipeline, index bool) {
 	return false, false
 }
 
+// noShard is the type of an item's error after the cluster has waited for a shard
+// that no node has.
+const noShard = "unavailable_shards_exception"
+
 // retryAuth is the pause after an answer that only an operator can change.
 const retryAuth = 30 * time.Second
 

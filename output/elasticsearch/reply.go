@@ -296,7 +296,7 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 			p.doubt = doubt{} // it was answered for
 		}
 		var retry, fixed []int32
-		settled := 0
+		settled, slow := 0, false
 		for ; i < len(w.items) && w.items[i].piece == at; i++ {
 			it := &w.items[i]
 			switch it.result.verdict {
@@ -312,12 +312,14 @@ func (w *worker) conclude(letters map[*job][]event.DeadLetter) {
 					o.health.fault(it, now)
 				}
 			}
+			slow = slow || it.typ == noShard
 			if it.result.fixed {
 				fixed = append(fixed, it.line)
 			} else {
 				retry = append(retry, it.line)
 			}
 		}
+		p.slow = slow
 		o.delay(p, retry, now.Add(backoff.After(p.tries+1)))
 		o.delay(p, fixed, now.Add(retryAuth))
 		if p.tries == 0 {
@@ -364,7 +366,7 @@ func (w *worker) letter(it *item) (event.DeadLetter, bool) {
 // delay puts lines of a piece into the heap. The caller holds mu.
 func (o *Output) delay(p *piece, lines []int32, due time.Time) {
 	if len(lines) > 0 {
-		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.since.IsZero(), doubt: p.doubt})
+		heap.Push(&o.later, piece{job: p.job, picks: lines, tries: p.tries + 1, due: due, alone: !p.doubt.since.IsZero(), slow: p.slow, doubt: p.doubt})
 	}
 }
 
