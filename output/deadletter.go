@@ -22,6 +22,8 @@ var ErrDeadLetterFull = errors.New("the dead letter is full")
 const (
 	pieceSize = 256 << 10 // bytes, as leastSize counts them, that are rendered at once
 	maxPieces = 4         // that are rendered and wait for the disk at a time
+
+	tellEvery = 10 * time.Minute // between two lines of the log about letters of one reason
 )
 
 // DeadLetterConfig says where events go that cannot be stored. All but Dir may
@@ -50,6 +52,13 @@ type DeadLetter struct {
 	coming  int64 // bytes on their way there
 	unsure  bool  // stored must be counted again
 	missing int64 // bytes that the largest letters refused needed; 0: it is not full
+	told    map[string]*told
+}
+
+// told is what the log says of letters of one reason.
+type told struct {
+	at time.Time // of the last line; zero: none yet
+	n  int       // letters since
 }
 
 // OpenDeadLetter opens or makes the folder and its newest file.
@@ -69,7 +78,7 @@ func OpenDeadLetter(cfg DeadLetterConfig) (*DeadLetter, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &DeadLetter{cfg: cfg, pieces: make(chan struct{}, maxPieces)}
+	d := &DeadLetter{cfg: cfg, pieces: make(chan struct{}, maxPieces), told: map[string]*told{}}
 	j, err := openJournal(journalConfig{
 		setting: "path.data",
 		what:    "dead letter",
@@ -170,10 +179,34 @@ func (d *DeadLetter) storePiece(ctx context.Context, letters []event.DeadLetter)
 	if err != nil {
 		return err
 	}
-	for _, l := range letters {
-		d.cfg.Metrics.EventsDeadLettered.WithLabelValues(l.Reason).Inc()
+	for i := range letters {
+		d.cfg.Metrics.EventsDeadLettered.WithLabelValues(letters[i].Reason).Inc()
 	}
+	d.tell(letters)
 	return nil
+}
+
+// tell logs that letters have come, now and again: acks go on and readiness is
+// fine, so nothing else would tell who does not watch the metrics.
+func (d *DeadLetter) tell(letters []event.DeadLetter) {
+	now := d.cfg.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range letters {
+		t := d.told[letters[i].Reason]
+		if t == nil {
+			t = &told{}
+			d.told[letters[i].Reason] = t
+		}
+		t.n++
+	}
+	for reason, t := range d.told {
+		if t.n == 0 || !t.at.IsZero() && now.Sub(t.at) < tellEvery {
+			continue
+		}
+		d.cfg.Log.Warn("events went to the dead letter; vtsidecar dlq list and show say which and why", "reason", reason, "events", t.n)
+		t.at, t.n = now, 0
+	}
 }
 
 // Ready returns nil, or in words why no letter can be stored at present.

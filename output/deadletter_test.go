@@ -110,7 +110,7 @@ func TestDeadLetterFull(t *testing.T) {
 		assert.ErrorIs(t, d.Store(background, malformed(5000)), output.ErrDeadLetterFull)
 		assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull)
 	}
-	assert.Equal(t, 1, strings.Count(log.String(), "level="), log.String())
+	assert.Equal(t, 1, strings.Count(log.String(), `msg="the dead letter `), log.String())
 	assert.Equal(t, before, figure(t, m, "vtsidecar_dead_letter_bytes", ""), "nothing was stored")
 	require.NoError(t, d.Store(background, malformed(100)), "what fits is stored")
 	assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull, "and that is no room")
@@ -120,7 +120,7 @@ func TestDeadLetterFull(t *testing.T) {
 	require.NoError(t, os.Remove(old[0]))
 	assert.NoError(t, d.Ready())
 	require.NoError(t, d.Store(background, malformed(5000)))
-	assert.Equal(t, 2, strings.Count(log.String(), "level="), log.String())
+	assert.Equal(t, 2, strings.Count(log.String(), `msg="the dead letter `), log.String())
 
 	// All of it, with the folder.
 	require.NoError(t, os.RemoveAll(dir))
@@ -186,4 +186,35 @@ func TestDeadLetterRefusesAFileForAFolder(t *testing.T) {
 	_, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: file})
 	require.ErrorContains(t, err, "path.data: ")
 	assert.ErrorContains(t, err, file)
+}
+
+// The log tells at once that letters come, and then how many every ten minutes at
+// most, for each reason, with no word of theirs.
+func TestDeadLetterTellsTheLog(t *testing.T) {
+	log, now := &bytes.Buffer{}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := openDeadLetter(t, output.DeadLetterConfig{
+		Dir: t.TempDir(), Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	store := func(reasons ...string) string {
+		letters := make([]event.DeadLetter, 0, len(reasons))
+		for _, r := range reasons {
+			letters = append(letters, event.DeadLetter{Reason: r, Detail: "quotes a secret", Event: []byte("secret")})
+		}
+		log.Reset()
+		require.NoError(t, d.Store(background, letters))
+		assert.NotContains(t, log.String(), "secret")
+		return log.String()
+	}
+	said := store("refused", "refused")
+	assert.Equal(t, 1, strings.Count(said, "\n"), said)
+	assert.Contains(t, said, "level=WARN msg=\"events went to the dead letter; vtsidecar dlq list and show say which and why\" reason=refused events=2")
+	now = now.Add(9 * time.Minute)
+	assert.Empty(t, store("refused", "refused", "refused"))
+	said = store("malformed", "refused")
+	assert.Contains(t, said, "reason=malformed events=1")
+	assert.NotContains(t, said, "reason=refused")
+	now = now.Add(time.Minute)
+	said = store("malformed")
+	assert.Contains(t, said, "reason=refused events=4")
+	assert.NotContains(t, said, "reason=malformed")
 }
