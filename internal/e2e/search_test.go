@@ -300,6 +300,7 @@ func TestSearch(t *testing.T) {
 				{"blocks", blocked},
 				{"missing pipelines", missingPipelines},
 				{"answers about pipelines", mixedPipelines},
+				{"an index without a shard", withoutShard},
 				{"Filebeat and a node that restarts", nodeRestarts},
 				{"Filebeat and a program that is killed", killedStoring},
 			} {
@@ -407,6 +408,35 @@ func mixedPipelines(t *testing.T, n *node, vt string) {
 		require.Contains(t, letters, reason)
 	}
 	require.Equal(t, 2, strings.Count(letters, `"letters":2`), "%s", letters)
+}
+
+// An index whose shard no node has: events for it wait, those of other windows do
+// not, though a node answers for all of a request at once.
+func withoutShard(t *testing.T, n *node, vt string) {
+	const index, gone, count = "logs-vtsidecar-others", "logs-gone-e2e", 1_000
+	n.do(t, "PUT", "/_index_template/gone", `{"index_patterns":["`+gone+`"],"composed_of":["vtsidecar@mappings"],"priority":300}`)
+	n.do(t, "PUT", "/"+gone+"?wait_for_active_shards=0", `{"settings":{"index.routing.allocation.require._name":"nobody"}}`)
+	s := startStoring(t, vt, n, "--output.elasticsearch.index", index)
+	waits := s.send(t, firstLine, count, func(n int) string {
+		if n == firstLine+count/2 {
+			return strings.Replace(searchLine(n), "{", `{"@metadata":{"index":"`+gone+`"},`, 1)
+		}
+		return searchLine(n)
+	})
+	for k := 1; k < 4; k++ {
+		require.Zero(t, s.send(t, firstLine+k*count, count, searchLine).wait(t), "the sender's exit status")
+	}
+	select {
+	case <-waits.exited:
+		require.Fail(t, "an event is acknowledged that is nowhere")
+	default:
+	}
+	n.do(t, "PUT", "/"+gone+"/_settings", `{"index.routing.allocation.require._name":null}`)
+	require.Zero(t, waits.wait(t), "the sender's exit status")
+	require.Zero(t, s.metric(t, "vtsidecar_events_dead_lettered_total"))
+	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
+	require.Equal(t, 4*count-1, n.count(t, index))
+	require.Equal(t, 1, n.count(t, gone))
 }
 
 // send sends lines as a Beat would, each at a place and time of its own.
