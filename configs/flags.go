@@ -2,6 +2,7 @@ package configs
 
 import (
 	"flag"
+	"maps"
 	"slices"
 	"strings"
 
@@ -107,7 +108,10 @@ func FromContext(c *cli.Context) []Value {
 // none: settings to the front, since all commands take them anywhere, and a
 // command's own flags before its arguments.
 func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
-	takesValue := map[string]bool{"help": false, "h": false, "version": false, "v": false, "generate-bash-completion": false}
+	takesValue := maps.Clone(programFlags)
+	for n := range takesValue {
+		takesValue[n] = false
+	}
 	collect := func(flags []cli.Flag) {
 		for _, f := range flags {
 			doc, ok := f.(cli.DocGenerationFlag)
@@ -174,11 +178,14 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 	return o.args(app.Commands), taken
 }
 
+// programFlags mean something else, or nothing, behind a command.
+var programFlags = map[string]bool{"help": true, "h": true, "version": true, "v": true, "generate-bash-completion": true}
+
 // order is arguments on their way to where they are looked for.
 type order struct {
 	settings []string // flags with their values
-	first    []string // other flags before the first word
-	own      []string // other flags behind it
+	first    []string // the program's own flags, where they stand before the first word
+	own      []string // other flags, which are the command's
 	words    []string // the command, then its arguments
 	end      []string // what stays last
 }
@@ -187,7 +194,7 @@ func (o *order) flag(name string, args ...string) {
 	switch {
 	case find(name) != nil:
 		o.settings = append(o.settings, args...)
-	case len(o.words) == 0:
+	case len(o.words) == 0 && programFlags[name]:
 		o.first = append(o.first, args...)
 	default:
 		o.own = append(o.own, args...)

@@ -113,6 +113,8 @@ func TestFlagsBehindArguments(t *testing.T) {
 		{[]string{"send", "file", "--vt.wait", "1s", "--json"}, []string{"--vt.wait", "1s", "send", "--json", "file"}},
 		{[]string{"send", "file", "--json", "--", "--to", "x"}, []string{"send", "--json", "file", "--", "--to", "x"}},
 		{[]string{"plain", "below", "below", "--json"}, []string{"plain", "below", "--json", "below"}},
+		{[]string{"--json", "--to", "x", "send", "file"}, []string{"send", "--json", "--to", "x", "file"}},
+		{[]string{"--help", "send"}, []string{"--help", "send"}},
 		{[]string{"--version", "serve", "-x"}, []string{"--version", "serve", "-x"}},
 		// A value that is missing is not made of what stands elsewhere.
 		{[]string{"test", "config", "--vt.wait"}, []string{"test", "config", "--vt.wait"}},
