@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -564,6 +565,9 @@ func TestSignals(t *testing.T) {
 		t.Skip("no signals can be sent there")
 	}
 	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		if signal.Ignored(sig) { // as below nohup, and then by the program too
+			continue
+		}
 		cmd, stderr := process(t, "--input.address=127.0.0.1:0", "--admin.address=off", "--vt.enabled=false", "--path.data", t.TempDir())
 		require.Eventually(t, func() bool { return strings.Contains(stderr.String(), "address=127.0.0.1:") }, patience, time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(sig))
