@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,17 +56,31 @@ func (n *node) role(t *testing.T, name, body string) {
 	if n.engine == "os" {
 		path = "/_plugins/_security/api/roles/"
 	}
-	n.do(t, "PUT", path+name, body)
+	n.grant(t, path+name, body)
+}
+
+// grant changes who may do what. OpenSearch has all roles in one document, and all
+// users: of two changes side by side it refuses one.
+func (n *node) grant(t *testing.T, path, body string) {
+	t.Helper()
+	await(t, "the node takes PUT "+path, func() bool {
+		status, answer := n.ask(t, "PUT", path, body)
+		if n.engine == "os" && status == http.StatusConflict {
+			return false
+		}
+		require.Less(t, status, 300, "PUT %s: %v", path, answer)
+		return true
+	})
 }
 
 // user makes a user of one role, or gives it another password.
 func (n *node) user(t *testing.T, name, password, role string) {
 	t.Helper()
 	if n.engine == "os" {
-		n.do(t, "PUT", "/_plugins/_security/api/internalusers/"+name, `{"password":"`+password+`","opendistro_security_roles":["`+role+`"]}`)
+		n.grant(t, "/_plugins/_security/api/internalusers/"+name, `{"password":"`+password+`","opendistro_security_roles":["`+role+`"]}`)
 		return
 	}
-	n.do(t, "PUT", "/_security/user/"+name, `{"password":"`+password+`","roles":["`+role+`"]}`)
+	n.grant(t, "/_security/user/"+name, `{"password":"`+password+`","roles":["`+role+`"]}`)
 }
 
 // apiKey makes a key that may do what a role in JSON says, and returns it as the
