@@ -248,6 +248,7 @@ func TestDeliveryRate(t *testing.T) {
 					}
 					<-time.After(tt.every)
 				}
+				synctest.Wait() // a connection is counted until its goroutines have ended
 				slow := value(t, s.metrics.ProtocolErrors.WithLabelValues(reasonSlow))
 				if !tt.closed {
 					assert.Zero(t, slow)
