@@ -17,6 +17,7 @@ import (
 	"vtsidecar/configs"
 	"vtsidecar/enrich"
 	"vtsidecar/enrich/quota"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/internal/vtstandin"
 )
 
@@ -107,12 +108,12 @@ func (f *fakeAccount) seen() (reads int, applied []quota.Account) {
 
 func TestKeeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		<-time.After(6 * time.Hour) // not at midnight
+		faketime.Pass(t, 6*time.Hour) // not at midnight
 		const auto = configs.LimitAuto
 		log := newPrinted()
 		said := func(text string) int { return strings.Count(log.String(), text) }
 		pass := func(d time.Duration) {
-			<-time.After(d)
+			faketime.Pass(t, d)
 			synctest.Wait()
 		}
 		source := &fakeAccount{err: &enrich.LookupError{Decision: enrich.Retry, Reason: "timed out"}}
@@ -163,7 +164,7 @@ func TestKeeper(t *testing.T) {
 
 func TestKeeperOfAKeyThatMayNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		<-time.After(6 * time.Hour)
+		faketime.Pass(t, 6*time.Hour)
 		log := newPrinted()
 		source := &fakeAccount{err: &enrich.LookupError{Decision: enrich.Refused, Reason: "HTTP 403 ForbiddenError"}}
 		k := &keeper{
@@ -172,7 +173,7 @@ func TestKeeperOfAKeyThatMayNotRead(t *testing.T) {
 		}
 		stop := k.start()
 		defer stop()
-		<-time.After(time.Hour + time.Minute)
+		faketime.Pass(t, time.Hour+time.Minute)
 		synctest.Wait()
 		reads, _ := source.seen()
 		assert.Equal(t, 7, reads)
@@ -185,7 +186,7 @@ func TestKeeperOfAKeyThatMayNotRead(t *testing.T) {
 // A key that is refused says nothing of what it may, so the log does not either.
 func TestKeeperOfARefusedKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		<-time.After(6 * time.Hour)
+		faketime.Pass(t, 6*time.Hour)
 		log := newPrinted()
 		source := &fakeAccount{err: &enrich.LookupError{Decision: enrich.Refused, Reason: "HTTP 401 WrongCredentialsError"}}
 		auto := configs.LimitAuto
@@ -195,13 +196,13 @@ func TestKeeperOfARefusedKey(t *testing.T) {
 		}
 		stop := k.start()
 		defer stop()
-		<-time.After(time.Hour + time.Minute)
+		faketime.Pass(t, time.Hour+time.Minute)
 		synctest.Wait()
 		assert.Equal(t, 1, strings.Count(log.String(), "VirusTotal refuses the key"), log.String())
 		assert.NotContains(t, log.String(), "business workflows")
 
 		source.say(quota.Account{Day: quota.Usage{Allowed: 500}}, nil)
-		<-time.After(time.Hour)
+		faketime.Pass(t, time.Hour)
 		synctest.Wait()
 		assert.Equal(t, 1, strings.Count(log.String(), "the key has VirusTotal's public limits"))
 	})

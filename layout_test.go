@@ -178,38 +178,53 @@ func TestOneExit(t *testing.T) {
 			if p.Name == "main" && f == "main.go" {
 				continue
 			}
-			file := filepath.Join(p.Dir, f)
-			set := token.NewFileSet()
-			tree, err := parser.ParseFile(set, file, nil, parser.SkipObjectResolution)
-			if err != nil {
-				continue // the compiler says so better
-			}
-			names := map[string]string{}
-			for _, i := range tree.Imports {
-				where, _ := strconv.Unquote(i.Path.Value)
-				local := path.Base(where)
-				if i.Name != nil {
-					local = i.Name.Name
-				}
-				names[local] = where
-			}
-			ast.Inspect(tree, func(n ast.Node) bool {
-				sel, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				x, ok := sel.X.(*ast.Ident)
-				if !ok {
-					return true
-				}
-				switch call := names[x.Name] + "." + sel.Sel.Name; call {
+			inspectCalls(filepath.Join(p.Dir, f), func(call, at string) {
+				switch call {
 				case "os.Exit", "log.Fatal", "log.Fatalf", "log.Fatalln", "syscall.Exit", "golang.org/x/sys/unix.Exit":
-					assert.Fail(t, "an exit outside main.go", "%s: %s", set.Position(n.Pos()), call)
+					assert.Fail(t, "an exit outside main.go", "%s: %s", at, call)
 				}
-				return true
 			})
 		}
 	}
+}
+
+// No test sleeps: it waits for the thing itself, or in a bubble of synctest lets
+// time pass by internal/faketime, which knows a bubble from the world.
+func TestNoTestSleeps(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, f := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			inspectCalls(filepath.Join(p.Dir, f), func(call, at string) {
+				assert.NotEqual(t, "time.Sleep", call, at)
+			})
+		}
+	}
+}
+
+// inspectCalls calls each for what a file uses of other packages, as the import
+// path, a dot and the name, with its place.
+func inspectCalls(file string, each func(call, at string)) {
+	set := token.NewFileSet()
+	tree, err := parser.ParseFile(set, file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return // the compiler says so better
+	}
+	names := map[string]string{}
+	for _, i := range tree.Imports {
+		where, _ := strconv.Unquote(i.Path.Value)
+		local := path.Base(where)
+		if i.Name != nil {
+			local = i.Name.Name
+		}
+		names[local] = where
+	}
+	ast.Inspect(tree, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok {
+				each(names[x.Name]+"."+sel.Sel.Name, set.Position(n.Pos()).String())
+			}
+		}
+		return true
+	})
 }
 
 // The rules themselves.

@@ -15,6 +15,7 @@ import (
 	"vtsidecar/cache"
 	"vtsidecar/configs"
 	"vtsidecar/enrich"
+	"vtsidecar/internal/faketime"
 )
 
 // A crash forgets of the cache what it learned in one interval at most; an
@@ -34,13 +35,13 @@ func TestSnapshotsAtIntervals(t *testing.T) {
 			return info
 		}
 		answers.Set("a", &enrich.Answer{}, time.Hour)
-		<-time.After(snapshotEvery)
+		faketime.Pass(t, snapshotEvery)
 		first := file()
-		<-time.After(3 * snapshotEvery)
+		faketime.Pass(t, 3*snapshotEvery)
 		assert.True(t, os.SameFile(first, file()), "nothing new")
 
 		answers.Set("b", &enrich.Answer{}, time.Hour)
-		<-time.After(snapshotEvery)
+		faketime.Pass(t, snapshotEvery)
 		second := file()
 		assert.False(t, os.SameFile(first, second))
 
@@ -53,11 +54,11 @@ func TestSnapshotsAtIntervals(t *testing.T) {
 		aside := cfg.DataDir + ".aside"
 		require.NoError(t, os.Rename(cfg.DataDir, aside))
 		answers.Set("c", &enrich.Answer{}, time.Hour)
-		<-time.After(3 * snapshotEvery)
+		faketime.Pass(t, 3*snapshotEvery)
 		synctest.Wait()
 		assert.Equal(t, 1, strings.Count(log.String(), "could not be saved"))
 		require.NoError(t, os.Rename(aside, cfg.DataDir))
-		<-time.After(snapshotEvery)
+		faketime.Pass(t, snapshotEvery)
 		assert.False(t, os.SameFile(second, file()))
 		assert.Equal(t, 1, strings.Count(log.String(), "saved again"))
 		require.NoError(t, s.close())

@@ -24,6 +24,7 @@ import (
 	"vtsidecar/enrich/indicator"
 	"vtsidecar/enrich/quota"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 )
 
 const (
@@ -105,7 +106,7 @@ func TestAnAnswerThatComesLaterFillsTheCache(t *testing.T) {
 		defer b.close()
 		assert.Equal(t, "pending unknown", b.doc(ipEvent(ip1)).word("source.ip"))
 		assert.Equal(t, "pending unknown", b.doc(ipEvent(ip1)).word("source.ip"))
-		<-time.After(10 * time.Second)
+		faketime.Pass(t, 10*time.Second)
 		synctest.Wait()
 		d := b.doc(ipEvent(ip1))
 		assert.Equal(t, "found malicious", d.word("source.ip"))
@@ -221,7 +222,7 @@ func TestQuotaIsSpentInOrderAndWaitedForByNobody(t *testing.T) {
 		assert.Equal(t, 100*time.Millisecond, time.Since(began))
 
 		q.grant(5)
-		<-time.After(time.Minute + time.Second)
+		faketime.Pass(t, time.Minute+time.Second)
 		synctest.Wait()
 		assert.ElementsMatch(t, []string{ip1, ip2, ip3}, source.asked(), "what waited was asked for when there was quota")
 		assert.Equal(t, "found malicious", b.doc(ipEvent(ip3)).word("source.ip"))
@@ -254,7 +255,7 @@ func TestTooManyRequestsPauses(t *testing.T) {
 
 				source.say(ip1, reply{answer: flagged(9, 0, day)})
 				q.grant(100)
-				<-time.After(c.pause + 2*time.Minute)
+				faketime.Pass(t, c.pause+2*time.Minute)
 				synctest.Wait()
 				assert.Equal(t, []string{ip1, ip1, ip2}, source.asked(), "asked again, in order")
 				assert.Equal(t, c.logged, b.log.count("there is quota again"))
@@ -280,14 +281,14 @@ func TestARefusedKeyStopsLookupsAndSaysSoOnce(t *testing.T) {
 		assert.Equal(t, []string{ip3, ip1}, source.asked())
 		assert.Equal(t, "found malicious", b.doc(ipEvent(ip3)).word("source.ip"), "the cache still answers")
 
-		<-time.After(time.Hour)
+		faketime.Pass(t, time.Hour)
 		b.doc(ipEvent(ip2)) // a probe
 		synctest.Wait()
 		assert.Equal(t, []string{ip3, ip1, ip2}, source.asked())
 		assert.Equal(t, 1, b.log.count("refuses the key"))
 
 		source.say(ip1, reply{answer: flagged(9, 0, day)})
-		<-time.After(time.Hour)
+		faketime.Pass(t, time.Hour)
 		b.doc(ipEvent(ip1))
 		synctest.Wait()
 		assert.Equal(t, "found malicious", b.doc(ipEvent(ip1)).word("source.ip"))
@@ -311,7 +312,7 @@ func TestTheBreaker(t *testing.T) {
 		assert.Len(t, source.asked(), 3, "open after three")
 		assert.Equal(t, 1, b.log.count("the source does not answer"))
 
-		<-time.After(10 * time.Minute)
+		faketime.Pass(t, 10*time.Minute)
 		synctest.Wait()
 		probes := len(source.asked()) - 3
 		assert.Greater(t, probes, 10)
@@ -321,7 +322,7 @@ func TestTheBreaker(t *testing.T) {
 		for i := range 250 {
 			source.say(fmt.Sprintf("203.0.113.%d", i), reply{answer: flagged(9, 0, day)})
 		}
-		<-time.After(time.Minute)
+		faketime.Pass(t, time.Minute)
 		synctest.Wait()
 		assert.Equal(t, 1, b.log.count("the source answers"))
 		assert.Equal(t, "found malicious", b.doc(ipEvent("203.0.113.199")).word("source.ip"), "what waited was asked for")
@@ -345,7 +346,7 @@ func TestAHangingProbeDelaysNobody(t *testing.T) {
 		for i := range 5 {
 			b.doc(ipEvent(fmt.Sprintf("203.0.113.%d", 20+i)))
 		}
-		<-time.After(time.Minute) // the probe has begun
+		faketime.Pass(t, time.Minute) // the probe has begun
 		synctest.Wait()
 		assert.Len(t, source.asked(), 4, "one request tries")
 		began := time.Now()
@@ -364,14 +365,14 @@ func TestExpiredAnswersAreUsedWhenNoOtherComes(t *testing.T) {
 		source.say(ip1, reply{err: failure(enrich.Retry, 0)})
 		source.say(ip2, reply{err: failure(enrich.Retry, 0)})
 
-		<-time.After(30 * time.Minute)
+		faketime.Pass(t, 30*time.Minute)
 		assert.Equal(t, "not_found unknown", b.doc(ipEvent(ip2)).word("source.ip"))
-		<-time.After(2 * time.Hour)
+		faketime.Pass(t, 2*time.Hour)
 		d := b.doc(ipEvent(ip2))
 		assert.Equal(t, "stale unknown", d.word("source.ip"))
 		assert.Equal(t, "complete", d.at("global.status"))
 		assert.Equal(t, "found malicious", b.doc(ipEvent(ip1)).word("source.ip"))
-		<-time.After(2 * day)
+		faketime.Pass(t, 2*day)
 		d = b.doc(ipEvent(ip1))
 		assert.Equal(t, "stale malicious", d.word("source.ip"))
 		assert.Equal(t, true, d["is_malicious"])
@@ -379,10 +380,10 @@ func TestExpiredAnswersAreUsedWhenNoOtherComes(t *testing.T) {
 
 		source.say(ip1, reply{answer: flagged(0, 0, 0)})
 		assert.Equal(t, "found harmless", b.doc(ipEvent(ip1)).word("source.ip"))
-		<-time.After(day - time.Minute)
+		faketime.Pass(t, day-time.Minute)
 		source.say(ip1, reply{err: failure(enrich.Retry, 0)})
 		assert.Equal(t, "found harmless", b.doc(ipEvent(ip1)).word("source.ip"))
-		<-time.After(2 * time.Minute)
+		faketime.Pass(t, 2*time.Minute)
 		assert.Equal(t, "stale harmless", b.doc(ipEvent(ip1)).word("source.ip"))
 	})
 }
@@ -443,7 +444,7 @@ func TestTheQueueIsBounded(t *testing.T) {
 		}
 		assert.InDelta(t, 10, b.figure("vt_queue_length"), 0)
 		q.grant(100)
-		<-time.After(3 * time.Minute)
+		faketime.Pass(t, 3*time.Minute)
 		synctest.Wait()
 		assert.Len(t, source.asked(), 10)
 	})

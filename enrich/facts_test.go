@@ -16,6 +16,7 @@ import (
 	"vtsidecar/enrich"
 	"vtsidecar/enrich/indicator"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 )
 
 // forgetful is an Enricher over the same answers that knows no facts yet.
@@ -79,7 +80,7 @@ func TestWhatIsRememberedIsWhatAFirstLookSays(t *testing.T) {
 			}
 			switch rnd.IntN(6) {
 			case 0:
-				<-time.After(time.Duration(rnd.IntN(40)) * time.Hour)
+				faketime.Pass(t, time.Duration(rnd.IntN(40))*time.Hour)
 			case 1:
 				if batchNo%50 == 0 { // everything goes
 					for i := range 10_000 {

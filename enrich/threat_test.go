@@ -19,6 +19,7 @@ import (
 
 	"vtsidecar/enrich"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 )
 
 var ecsOn = enrich.ECS{Threat: true, Related: true}
@@ -297,7 +298,7 @@ func TestECSTwice(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, without(t, once.lines[0]), without(t, thrice.lines[0]))
 		// Later, when a match would have another time.
-		<-time.After(time.Hour)
+		faketime.Pass(t, time.Hour)
 		again, err := b.run(context.Background(), batch(event.Unlimited{}, sent))
 		require.NoError(t, err)
 		require.NotEqual(t, without(t, once.lines[0]), without(t, again.lines[0]))

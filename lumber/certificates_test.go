@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vtsidecar/internal/faketime"
 )
 
 // shelf is the files that TLS is made of.
@@ -134,7 +136,7 @@ func TestCertificatesThatCannotBeUsed(t *testing.T) {
 			assert.Equal(t, want.Certificates[0].Certificate, cfg.Certificates[0].Certificate)
 		}
 		pass := func(d time.Duration) {
-			<-time.After(d)
+			faketime.Pass(t, d)
 			synctest.Wait()
 		}
 		pass(time.Minute)

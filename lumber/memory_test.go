@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 )
 
 func allocated() uint64 {
@@ -246,7 +247,7 @@ func TestDeliveryRate(t *testing.T) {
 					if _, err := p.conn.Write(make([]byte, tt.piece)); err != nil {
 						break
 					}
-					<-time.After(tt.every)
+					faketime.Pass(t, tt.every)
 				}
 				synctest.Wait() // a connection is counted until its goroutines have ended
 				slow := value(t, s.metrics.ProtocolErrors.WithLabelValues(reasonSlow))
@@ -278,7 +279,7 @@ func TestTimeOfTheServerIsNoFault(t *testing.T) {
 		defer s.pressure()()
 		other := s.join(t)
 		other.send(three[:6])
-		<-time.After(9 * time.Minute)
+		faketime.Pass(t, 9*time.Minute)
 		require.True(t, s.budget.pressed.Load())
 		close(gate)
 		p.acks('2', 100)

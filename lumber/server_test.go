@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 )
 
 // three is a good window of three events.
@@ -629,7 +630,7 @@ func TestNeverReadsAcksHoldsLittle(t *testing.T) {
 		held := s.budget.inUse
 		s.budget.mu.Unlock()
 		assert.LessOrEqual(t, held, int64(wireBuffer))
-		<-time.After(s.cfg.AckWrite)
+		faketime.Pass(t, s.cfg.AckWrite)
 		<-ended
 		synctest.Wait()
 		assert.Zero(t, s.Stats().Connections)
@@ -642,7 +643,7 @@ func TestReadsAcksSlowly(t *testing.T) {
 		_, p := pipe(t, Config{}, discard{})
 		go p.offer(bytes.Repeat(three, 20))
 		for range 20 {
-			<-time.After(25 * time.Second)
+			faketime.Pass(t, 25*time.Second)
 			p.acks('2', 3)
 		}
 	})
@@ -737,7 +738,7 @@ func TestStalls(t *testing.T) {
 					other = s.join(t)
 				}
 				for range int(tt.after/time.Second) - 1 {
-					<-time.After(time.Second)
+					faketime.Pass(t, time.Second)
 					if other != nil {
 						other.send(three)
 						other.acks('2', 3)
@@ -745,7 +746,7 @@ func TestStalls(t *testing.T) {
 				}
 				count := func() float64 { return value(t, s.metrics.ProtocolErrors.WithLabelValues(tt.reason)) }
 				assert.Zero(t, count())
-				<-time.After(time.Second)
+				faketime.Pass(t, time.Second)
 				synctest.Wait()
 				assert.Equal(t, 1.0, count())
 				p.closed()
@@ -935,7 +936,7 @@ func TestAcceptStates(t *testing.T) {
 			connect()
 		}
 		assert.Equal(t, 1, strings.Count(out.String(), "\n"), out.String())
-		<-time.After(steadyAccepts)
+		faketime.Pass(t, steadyAccepts)
 		connect()
 		connect()
 		l.answers <- syscall.ENFILE
@@ -991,7 +992,7 @@ func TestComplaintsAreFew(t *testing.T) {
 		}
 		assert.Equal(t, linesPerMinute, strings.Count(l.String(), "msg=line"))
 		assert.LessOrEqual(t, cap(c.reasons["zlib"].told), 2*linesPerMinute, "grows with addresses")
-		<-time.After(time.Minute)
+		faketime.Pass(t, time.Minute)
 		c.write(slog.LevelWarn, "line", "zlib", from(0))
 		assert.Contains(t, l.String(), fmt.Sprintf("remote=0 reason=zlib similar_left_out=%d\n", 60_000-linesPerMinute))
 		c.write(slog.LevelDebug, "line", "zlib", from(7))

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/crashfs"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output"
 )
@@ -70,7 +71,7 @@ func (b *bubble) store(f *output.File, from, to int) {
 
 // after lets time pass.
 func (b *bubble) after(d time.Duration) {
-	<-time.After(d)
+	faketime.Pass(b, d)
 	synctest.Wait()
 }
 

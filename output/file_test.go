@@ -21,6 +21,7 @@ import (
 
 	"vtsidecar/internal/crashfs"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output"
 )
@@ -423,7 +424,7 @@ func TestFullDisk(t *testing.T) {
 		})
 		stored := make(chan error, 1)
 		go func() { stored <- f.Store(background, linesOf(ids(2, 4))) }()
-		<-time.After(400 * time.Second) // of the bubble's clock
+		faketime.Pass(t, 400*time.Second)
 		synctest.Wait()
 		assert.Empty(t, stored)
 		second := time.Second
@@ -453,10 +454,10 @@ func TestFullDisk(t *testing.T) {
 		ctx, cancel := context.WithTimeout(background, 5*time.Second)
 		defer cancel()
 		assert.ErrorIs(t, f.Store(ctx, linesOf(ids(5, 9))), context.DeadlineExceeded)
-		<-time.After(10 * time.Minute)
+		faketime.Pass(t, 10*time.Minute)
 		require.Error(t, f.Ready())
 		disk.SetLimit(0)
-		<-time.After(2 * time.Minute)
+		faketime.Pass(t, 2*time.Minute)
 		assert.NoError(t, f.Ready())
 		assert.False(t, slices.Contains(disk.Names("/d"), "events.probe"))
 		require.NoError(t, f.Store(background, linesOf(ids(10, 10))))
@@ -473,7 +474,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		disk.SetLimit(1)
 		f := openFile(t, output.FileConfig{Path: "/events.ndjson", FS: diskFS{disk}})
 		assert.ErrorIs(t, f.Ready(), syscall.ENOSPC)
-		<-time.After(time.Hour)
+		faketime.Pass(t, time.Hour)
 		assert.Equal(t, []string{"events.ndjson"}, disk.Names("/"))
 		disk.SetLimit(0)
 		require.NoError(t, f.Store(background, linesOf(ids(1, 1))))

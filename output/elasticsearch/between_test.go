@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -135,14 +136,14 @@ func TestOneEventDoesNotPass(t *testing.T) {
 		b := open(t, esstandin.Config{}, behind(d))
 		held := some(0, 1000)
 		done := b.store(t.Context(), held)
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 10*time.Minute)
 		b.waiting(done)
 		for i, e := range held {
 			assert.Equal(t, i != 3, b.es.Settled(e.id), "event %d", i)
 		}
 		for i := range 20 {
 			require.NoError(t, b.returned(b.store(t.Context(), some(1000+10*i, 1010+10*i)), time.Second), "window %d", i)
-			time.Sleep(30 * time.Second)
+			faketime.Pass(t, 30*time.Second)
 		}
 		require.ErrorContains(t, b.out.Ready(), "one event alone")
 		assert.Zero(t, b.dead.count())
@@ -165,7 +166,7 @@ func TestOneEventDoesNotPassAlone(t *testing.T) {
 		a := oddAnswers["a page"]
 		var alone, together atomic.Int64
 		d := &between{answer: func(body []byte) (*elasticsearch.Response, error) {
-			time.Sleep(100 * time.Millisecond) // of the bubble's clock: others wait
+			faketime.Pass(t, 100*time.Millisecond) // others wait
 			switch {
 			case !bytes.Contains(body, []byte(word(3))):
 				return nil, nil
@@ -179,7 +180,7 @@ func TestOneEventDoesNotPassAlone(t *testing.T) {
 		b := open(t, esstandin.Config{}, behind(d), func(c *elasticsearch.Config) { c.Workers = 1 })
 		done := b.store(t.Context(), some(0, 10))
 		require.NoError(t, b.returned(b.store(t.Context(), some(10, 20)), time.Minute))
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		alone.Store(0)
 		together.Store(0)
 		var others sync.WaitGroup
@@ -207,13 +208,13 @@ func TestWhatDidNotPassLapses(t *testing.T) {
 		b := open(t, esstandin.Config{}, behind(&between{answer: against(word(3), a.status, a.body)}))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := b.store(ctx, some(0, 10))
-		time.Sleep(time.Minute) // of the bubble's clock
+		faketime.Pass(t, time.Minute)
 		require.ErrorContains(t, b.out.Ready(), "one event alone")
 		cancel()
 		require.ErrorIs(t, b.returned(done, time.Second), context.Canceled)
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		require.Error(t, b.out.Ready(), "a sender that comes again finds it so")
-		time.Sleep(10 * time.Minute)
+		faketime.Pass(t, 10*time.Minute)
 		require.NoError(t, b.out.Ready())
 		b.close()
 	})
@@ -227,7 +228,7 @@ func TestOneEventDoesNotPassBeforeOthers(t *testing.T) {
 		d := &between{answer: against(word(3), a.status, a.body)}
 		b := open(t, esstandin.Config{}, behind(d))
 		done := b.store(t.Context(), some(3, 4))
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 10*time.Minute)
 		b.waiting(done)
 		require.ErrorContains(t, b.out.Ready(), "is it Elasticsearch or OpenSearch?")
 		require.NoError(t, b.returned(b.store(t.Context(), some(10, 20)), longest))
@@ -235,7 +236,7 @@ func TestOneEventDoesNotPassBeforeOthers(t *testing.T) {
 		require.ErrorContains(t, b.out.Ready(), "one event alone")
 		for i := range 20 {
 			require.NoError(t, b.returned(b.store(t.Context(), some(20+10*i, 30+10*i)), time.Second))
-			time.Sleep(30 * time.Second)
+			faketime.Pass(t, 30*time.Second)
 		}
 		b.waiting(done)
 		assert.Equal(t, 3, strings.Count(b.log.String(), "\n"), "%s", b.log)
@@ -288,7 +289,7 @@ func TestNothingPasses(t *testing.T) {
 		}
 		synctest.Wait()
 		assert.Equal(t, a.status == http.StatusForbidden, b.out.Ready() != nil, "only what is no doubt, or a refusal, is known at once")
-		time.Sleep(time.Hour) // of the bubble's clock
+		faketime.Pass(t, time.Hour)
 		require.ErrorContains(t, b.out.Ready(), fmt.Sprint(a.status))
 		assert.Zero(t, b.dead.count())
 		assert.Less(t, tries, 130)
@@ -344,7 +345,7 @@ func TestBusyForAWhileIsNotDown(t *testing.T) {
 		began := time.Now()
 		done := b.store(t.Context(), events)
 		for range 4 {
-			time.Sleep(time.Second)
+			faketime.Pass(t, time.Second)
 			require.NoError(t, b.out.Ready())
 		}
 		require.NoError(t, b.returned(done, 10*time.Second))
@@ -354,7 +355,7 @@ func TestBusyForAWhileIsNotDown(t *testing.T) {
 
 		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status", Status: 429}))
 		done = b.store(t.Context(), some(10, 20))
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		require.ErrorContains(t, b.out.Ready(), "429")
 		require.NoError(t, b.es.SetFaults())
 		require.NoError(t, b.returned(done, longest))

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -29,7 +30,7 @@ func TestOutageDoesNotFlap(t *testing.T) {
 			require.NoError(t, b.returned(b.store(t.Context(), others), time.Second))
 			synctest.Wait()
 			require.ErrorContains(t, b.out.Ready(), "events")
-			time.Sleep(5 * time.Second) // of the bubble's clock
+			faketime.Pass(t, 5*time.Second)
 		}
 		assert.Equal(t, 1, strings.Count(b.log.String(), "\n"), "%s", b.log)
 		b.es.PutPipeline("own")

@@ -22,6 +22,7 @@ import (
 
 	"vtsidecar/internal/esstandin"
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/internal/metrics"
 	"vtsidecar/output/elasticsearch"
 )
@@ -344,7 +345,7 @@ func requestFault(t *testing.T, f esstandin.Fault) {
 	require.NoError(t, b.out.Ready(), "before anything was sent")
 	done := b.store(t.Context(), events)
 	const outage = 10 * time.Minute
-	time.Sleep(outage) // of the bubble's clock
+	faketime.Pass(t, outage)
 	synctest.Wait()
 	b.waiting(done)
 	require.Error(t, b.out.Ready(), "ready in an outage")
@@ -562,7 +563,7 @@ func TestOutages(t *testing.T) {
 					tt.begin(b.es)
 					events := some(0, 10)
 					done := b.store(t.Context(), events)
-					time.Sleep(10 * time.Minute) // of the bubble's clock
+					faketime.Pass(t, 10*time.Minute)
 					synctest.Wait()
 					b.waiting(done)
 					require.ErrorContains(t, b.out.Ready(), tt.words)
@@ -599,7 +600,7 @@ func TestManyOutages(t *testing.T) {
 			events[i].meta = fmt.Sprintf(`{"beat":"filebeat","version":"%d"}`, i)
 		}
 		done := b.store(t.Context(), events)
-		time.Sleep(time.Minute) // of the bubble's clock
+		faketime.Pass(t, time.Minute)
 		require.ErrorContains(t, b.out.Ready(), "; and 97 more")
 		assert.Equal(t, 100, strings.Count(b.log.String(), "\n"))
 		b.es.SetRules()
@@ -632,17 +633,17 @@ func TestReadinessLapses(t *testing.T) {
 				tt.begin(b.es)
 				ctx, cancel := context.WithCancel(t.Context())
 				done := b.store(ctx, some(0, 10))
-				time.Sleep(20 * time.Minute) // of the bubble's clock
+				faketime.Pass(t, 20*time.Minute)
 				require.Error(t, b.out.Ready())
 				cancel()
 				require.ErrorIs(t, b.returned(done, time.Second), context.Canceled)
-				time.Sleep(30 * time.Second)
+				faketime.Pass(t, 30*time.Second)
 				require.Error(t, b.out.Ready(), "a sender that comes again at once finds it so")
-				time.Sleep(10 * time.Minute)
+				faketime.Pass(t, 10*time.Minute)
 				require.NoError(t, b.out.Ready())
 
 				done = b.store(t.Context(), some(0, 10))
-				time.Sleep(time.Minute)
+				faketime.Pass(t, time.Minute)
 				synctest.Wait()
 				require.Error(t, b.out.Ready(), "it is not over")
 				tt.end(b.es)
@@ -667,9 +668,9 @@ func TestAgeOfWhatIsTriedAgain(t *testing.T) {
 		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 429})
 		age(0)
 		done := b.store(t.Context(), some(0, 10))
-		time.Sleep(5 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 5*time.Minute)
 		later := b.store(t.Context(), some(3, 5))
-		time.Sleep(5 * time.Minute)
+		faketime.Pass(t, 5*time.Minute)
 		age(600)
 		b.es.SetRules()
 		require.NoError(t, b.returned(done, longest))
@@ -677,7 +678,7 @@ func TestAgeOfWhatIsTriedAgain(t *testing.T) {
 		age(0)
 		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "refused"}))
 		done = b.store(t.Context(), some(10, 20))
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		age(60)
 		require.NoError(t, b.es.SetFaults())
 		require.NoError(t, b.returned(done, longest))
@@ -697,18 +698,18 @@ func TestHeldBack(t *testing.T) {
 		l.Wanted = wanted.Load
 		done := make(chan error, 1)
 		go func() { done <- b.out.Store(t.Context(), l) }()
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 10*time.Minute)
 		b.waiting(done)
 		wanted.Store(true)
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		b.waiting(done) // nothing else was stored: the cluster may be at fault
 		wanted.Store(false)
 		require.NoError(t, b.returned(b.store(t.Context(), some(10, 20)), time.Second))
 		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "refused"}))
 		other := b.store(t.Context(), some(20, 30))
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		wanted.Store(true)
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		b.waiting(done) // the cluster is away
 		require.NoError(t, b.es.SetFaults())
 		require.NoError(t, b.returned(other, longest))
@@ -744,7 +745,7 @@ func TestHeldBackOnlyWhenAllWasTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &between{answer: func(body []byte) (*elasticsearch.Response, error) {
 			if bytes.Contains(body, []byte(word(1))) {
-				time.Sleep(time.Minute / 2) // of the bubble's clock
+				faketime.Pass(t, time.Minute/2)
 			}
 			return nil, nil
 		}}
@@ -755,7 +756,7 @@ func TestHeldBackOnlyWhenAllWasTried(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- b.out.Store(t.Context(), l) }()
 		for i := range 5 {
-			time.Sleep(5 * time.Second)
+			faketime.Pass(t, 5*time.Second)
 			require.NoError(t, b.returned(b.store(t.Context(), some(10+i, 11+i)), time.Second))
 		}
 		b.waiting(done)
@@ -865,7 +866,7 @@ func TestBodiesGrowAgain(t *testing.T) {
 		require.NoError(t, b.returned(b.store(t.Context(), some(100, 200)), time.Second))
 		assert.Greater(t, b.bulks()-before, 5, "the bound is remembered")
 		for i := range 4 {
-			time.Sleep(time.Minute) // of the bubble's clock
+			faketime.Pass(t, time.Minute)
 			require.NoError(t, b.returned(b.store(t.Context(), some(200+i, 201+i)), time.Second))
 		}
 		before = b.bulks()
@@ -883,7 +884,7 @@ func TestIndexingPressure(t *testing.T) {
 		b.es.SetLimits(esstandin.Limits{IndexingPressure: 10})
 		events := some(0, 10)
 		done := b.store(t.Context(), events)
-		time.Sleep(5 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 5*time.Minute)
 		synctest.Wait()
 		b.waiting(done)
 		require.Error(t, b.out.Ready())
@@ -951,11 +952,11 @@ func TestNothingIsSentAfterStore(t *testing.T) {
 		events := some(0, 10)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := b.store(ctx, events)
-		time.Sleep(time.Minute) // of the bubble's clock
+		faketime.Pass(t, time.Minute)
 		cancel()
 		require.ErrorIs(t, b.returned(done, time.Second), context.Canceled)
 		sent := b.es.Stats().Lines
-		time.Sleep(time.Hour)
+		faketime.Pass(t, time.Hour)
 		assert.Equal(t, sent, b.es.Stats().Lines)
 		b.close()
 	})
@@ -971,7 +972,7 @@ func TestOneProbes(t *testing.T) {
 		for w := range windows {
 			done[w] = b.store(t.Context(), some(10*w, 10*w+10))
 		}
-		time.Sleep(20 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 20*time.Minute)
 		synctest.Wait()
 		assert.LessOrEqual(t, b.bulks(), 2*workers+20, "a probe takes a minute")
 		require.NoError(t, b.es.SetFaults())

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/faketime"
 )
 
 // An index whose shard no node has keeps a request waiting for it. Its events are
@@ -20,18 +21,18 @@ func TestIndexWithoutAShard(t *testing.T) {
 		events := some(0, 10)
 		events[3].meta = `{"index":"logs-gone-x"}`
 		done := b.store(t.Context(), events)
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		var more []<-chan error
 		for i := range 10 {
 			held := some(20+i, 21+i)
 			held[0].meta = events[3].meta
 			more = append(more, b.store(t.Context(), held))
-			time.Sleep(time.Minute) // of the bubble's clock
+			faketime.Pass(t, time.Minute)
 		}
 		// They are tried together, and leave a worker to others.
 		for i := range 200 {
 			require.NoError(t, b.returned(b.store(t.Context(), some(40+i, 41+i)), time.Second), "window %d", i)
-			time.Sleep(3 * time.Second)
+			faketime.Pass(t, 3*time.Second)
 		}
 		b.waiting(done)
 		for i, e := range events {

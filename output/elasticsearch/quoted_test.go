@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vtsidecar/internal/esstandin"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/output/elasticsearch"
 )
 
@@ -55,7 +56,7 @@ func TestRefusalsQuoteEvents(t *testing.T) {
 					b := open(t, esstandin.Config{}, behind(d))
 					events := some(0, 10)
 					done := b.store(t.Context(), events)
-					time.Sleep(time.Minute)
+					faketime.Pass(t, time.Minute)
 					b.waiting(done)
 					for i, e := range events {
 						assert.Equal(t, i != 3, b.es.Settled(e.id), "event %d", i)

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"vtsidecar/internal/event"
+	"vtsidecar/internal/faketime"
 	"vtsidecar/output/logstash"
 )
 
@@ -118,7 +119,7 @@ func (f *fake) serve(host string, conn net.Conn) {
 			ack(len(lines))
 		case "keepalives":
 			for range 10 {
-				time.Sleep(20 * time.Second) // of the bubble's clock
+				faketime.Pass(f.t, 20*time.Second)
 				ack(0)
 			}
 			keep(len(lines))
@@ -130,7 +131,7 @@ func (f *fake) serve(host string, conn net.Conn) {
 			ack(len(lines))
 		case "keepalives for ever":
 			for {
-				time.Sleep(20 * time.Second) // of the bubble's clock
+				faketime.Pass(f.t, 20*time.Second)
 				if _, err := conn.Write([]byte("2A\x00\x00\x00\x00")); err != nil {
 					return
 				}
@@ -138,7 +139,7 @@ func (f *fake) serve(host string, conn net.Conn) {
 		case "drop":
 			return
 		case "drop later":
-			time.Sleep(time.Second) // of the bubble's clock
+			faketime.Pass(f.t, time.Second)
 			return
 		case "stored and dropped":
 			keep(len(lines))
@@ -168,7 +169,7 @@ func (f *fake) serve(host string, conn net.Conn) {
 			one := binary.BigEndian.AppendUint32([]byte("2A"), uint32(len(lines)))
 			go conn.Write(append(one, one...))
 			_, _ = readWindow(conn) // and the next one is lost, if there is one
-			time.Sleep(time.Second) // of the bubble's clock
+			faketime.Pass(f.t, time.Second)
 			return
 		default:
 			assert.Fail(f.t, "what is "+what)
@@ -321,7 +322,7 @@ func TestOutage(t *testing.T) {
 		for i := range 5 {
 			go func() { done <- b.store(10*i, 10*i+10) }()
 		}
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 10*time.Minute)
 		synctest.Wait()
 		require.ErrorContains(t, b.out.Ready(), "output.logstash.hosts: a:1: connection refused; b:2: connection refused")
 		b.mu.Lock()
@@ -346,14 +347,14 @@ func TestSickHostIsRested(t *testing.T) {
 		b.does["a:1"] = []string{"refuse for ever"}
 		for i := range 300 {
 			require.NoError(t, b.store(i, i+1))
-			time.Sleep(time.Second) // of the bubble's clock
+			faketime.Pass(t, time.Second)
 		}
 		require.NoError(t, b.out.Ready())
 		assert.Less(t, b.dials["a:1"], 15)
 		b.mu.Lock()
 		b.does["a:1"] = nil
 		b.mu.Unlock()
-		time.Sleep(time.Minute)
+		faketime.Pass(t, time.Minute)
 		for i := range 50 {
 			require.NoError(t, b.store(300+i, 301+i))
 		}
@@ -465,12 +466,12 @@ func TestOutageLapses(t *testing.T) {
 		l, _ := linesOf(0, 3)
 		done := make(chan error, 1)
 		go func() { done <- b.out.Store(ctx, l) }()
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		faketime.Pass(t, 10*time.Minute)
 		require.Error(t, b.out.Ready(), "a window waits")
 		cancel()
 		require.Error(t, <-done)
 		require.Error(t, b.out.Ready(), "it was away a moment ago")
-		time.Sleep(5 * time.Minute)
+		faketime.Pass(t, 5*time.Minute)
 		require.NoError(t, b.out.Ready())
 		go func() { done <- b.out.Store(t.Context(), l) }()
 		synctest.Wait()
