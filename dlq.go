@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,6 +82,14 @@ func dlqCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
 			return usagef("dlq what? Try: vtsidecar dlq list, show, replay, purge")
 		},
 	}
+}
+
+// dlqChoice reads the settings and the filters.
+func dlqChoice(c *cli.Context, e env) (cfg *configs.Config, f output.Filter, err error) {
+	if cfg, err = load(c, e); err == nil {
+		f, err = dlqFilter(c, time.Now())
+	}
+	return cfg, f, err
 }
 
 // dlqFilter reads the filters and, behind the command, IDs.
@@ -173,66 +180,73 @@ func rowOf(l *output.Letter) letterRow {
 }
 
 func dlqListCommand(c *cli.Context, e env) error {
-	cfg, err := load(c, e)
+	cfg, filter, err := dlqChoice(c, e)
 	if err != nil {
 		return err
 	}
-	filter, err := dlqFilter(c, time.Now())
-	if err != nil {
-		return err
+	if isZero(&filter) {
+		return countLetters(c, e, cfg)
 	}
+	return listLetters(c, e, cfg, &filter)
+}
+
+// listLetters prints a row for each letter that a filter chooses.
+func listLetters(c *cli.Context, e env, cfg *configs.Config, filter *output.Filter) error {
 	out := bufio.NewWriter(e.stdout)
 	enc := jsonTo(out)
-	if !isZero(&filter) {
-		n := 0
-		err := readLetters(c.Context, cfg, func(l *output.Letter) error {
-			if !filter.Match(l) {
-				return nil
-			}
-			n++
-			r := rowOf(l)
-			if c.Bool("json") {
-				return enc.Encode(r)
-			}
-			if n == 1 {
-				fmt.Fprintf(out, "%-16s  %-20s  %-14s  %6s  %10s  %s\n", "ID", "TIME", "REASON", "STATUS", "BYTES", "INDEX")
-			}
-			index := ""
-			if r.Target != nil {
-				index = r.Target.Index
-			}
-			_, err := fmt.Fprintf(out, "%-16s  %-20s  %-14s  %6d  %10d  %s\n", r.ID, shownTime(r.Time), printable(r.Reason), r.Status, r.Length, printable(index))
-			return err
-		})
-		if err := errors.Join(err, out.Flush()); err != nil {
-			return err
+	n := 0
+	err := readLetters(c.Context, cfg, func(l *output.Letter) error {
+		if !filter.Match(l) {
+			return nil
 		}
-		if n == 0 {
-			fmt.Fprintln(e.stderr, "No letter is chosen by these filters.")
+		n++
+		r := rowOf(l)
+		if c.Bool("json") {
+			return enc.Encode(r)
 		}
-		return nil
+		if n == 1 {
+			fmt.Fprintf(out, "%-16s  %-20s  %-14s  %6s  %10s  %s\n", "ID", "TIME", "REASON", "STATUS", "BYTES", "INDEX")
+		}
+		index := ""
+		if r.Target != nil {
+			index = r.Target.Index
+		}
+		_, err := fmt.Fprintf(out, "%-16s  %-20s  %-14s  %6d  %10d  %s\n", r.ID, shownTime(r.Time), printable(r.Reason), r.Status, r.Length, printable(index))
+		return err
+	})
+	if err := errors.Join(err, out.Flush()); err != nil {
+		return err
 	}
+	if n == 0 {
+		fmt.Fprintln(e.stderr, "No letter is chosen by these filters.")
+	}
+	return nil
+}
 
+// count adds a letter to a row.
+func (g *letterGroup) count(l *output.Letter) {
+	g.Letters++
+	g.Bytes += l.Size
+	if l.Time.IsZero() {
+		return
+	}
+	if at := l.Time; g.Oldest == nil || at.Before(*g.Oldest) {
+		g.Oldest = &at
+	}
+	if at := l.Time; g.Newest == nil || at.After(*g.Newest) {
+		g.Newest = &at
+	}
+}
+
+// countLetters prints how many letters of a kind there are.
+func countLetters(c *cli.Context, e env, cfg *configs.Config) error {
 	type key struct {
 		reason, output, index string
 		status                int
 	}
 	groups := map[key]*letterGroup{}
 	all := letterGroup{}
-	count := func(g *letterGroup, l *output.Letter) {
-		g.Letters++
-		g.Bytes += l.Size
-		if l.Time.IsZero() {
-			return
-		}
-		if at := l.Time; g.Oldest == nil || at.Before(*g.Oldest) {
-			g.Oldest = &at
-		}
-		if at := l.Time; g.Newest == nil || at.After(*g.Newest) {
-			g.Newest = &at
-		}
-	}
-	err = readLetters(c.Context, cfg, func(l *output.Letter) error {
+	err := readLetters(c.Context, cfg, func(l *output.Letter) error {
 		k := key{reason: l.Reason, output: l.Output, status: l.Status}
 		if l.Target != nil {
 			k.index = l.Target.Index
@@ -242,8 +256,8 @@ func dlqListCommand(c *cli.Context, e env) error {
 			g = &letterGroup{Reason: k.reason, Status: k.status, Output: k.output, Index: k.index}
 			groups[k] = g
 		}
-		count(g, l)
-		count(&all, l)
+		g.count(l)
+		all.count(l)
 		return nil
 	})
 	if err != nil {
@@ -256,20 +270,19 @@ func dlqListCommand(c *cli.Context, e env) error {
 		if rows == nil {
 			rows = []*letterGroup{}
 		}
-		err := enc.Encode(map[string]any{"letters": all.Letters, "bytes": all.Bytes, "oldest": all.Oldest, "newest": all.Newest, "groups": rows})
-		return errors.Join(err, out.Flush())
+		return jsonTo(e.stdout).Encode(map[string]any{"letters": all.Letters, "bytes": all.Bytes, "oldest": all.Oldest, "newest": all.Newest, "groups": rows})
 	}
 	if len(rows) == 0 {
 		fmt.Fprintln(e.stderr, "There are no dead letters in "+deadLetterPath(cfg)+".")
 		return nil
 	}
-	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "REASON\tSTATUS\tOUTPUT\tINDEX\tLETTERS\tBYTES\tOLDEST\tNEWEST")
 	for _, g := range rows {
 		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%d\t%d\t%s\t%s\n", printable(g.Reason), g.Status, printable(g.Output), printable(g.Index), g.Letters, g.Bytes, shownTime(g.Oldest), shownTime(g.Newest))
 	}
 	fmt.Fprintf(t, "all\t\t\t\t%d\t%d\t%s\t%s\n", all.Letters, all.Bytes, shownTime(all.Oldest), shownTime(all.Newest))
-	return errors.Join(t.Flush(), out.Flush())
+	return t.Flush()
 }
 
 func shownTime(t *time.Time) string {
@@ -350,11 +363,7 @@ func dlqPurgeCommand(c *cli.Context, e env) error  { return dlqEdit(c, e, false)
 
 // dlqEdit replays or purges.
 func dlqEdit(c *cli.Context, e env, replay bool) error {
-	cfg, err := load(c, e)
-	if err != nil {
-		return err
-	}
-	filter, err := dlqFilter(c, time.Now())
+	cfg, filter, err := dlqChoice(c, e)
 	if err != nil {
 		return err
 	}
@@ -447,7 +456,7 @@ func dlqDo(ctx context.Context, cfg *configs.Config, e env, edit output.Edit, re
 		}
 		t, err := askServer(ctx, cfg, path, edit)
 		if errors.Is(err, control.ErrNobody) {
-			err = fmt.Errorf("path.data %s is in use by %s, and no server answers at %s: if it is starting or stopping, try again", cfg.DataDir, inUse.By, filepath.Join(cfg.DataDir, "control.sock"))
+			err = fmt.Errorf("path.data %s is in use by %s, and no server answers at %s: if it is starting or stopping, try again", cfg.DataDir, inUse.By, control.Path(cfg.DataDir))
 		}
 		return t, err
 	}

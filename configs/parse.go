@@ -183,7 +183,7 @@ func rotateEveryOf(at func(*Config) *time.Duration) parser {
 }
 
 func durationIn(s string, lowest, highest time.Duration) (time.Duration, error) {
-	d, err := parseDuration(s)
+	d, err := ParseDuration(s)
 	switch {
 	case err != nil:
 		return 0, err
@@ -197,11 +197,9 @@ func durationIn(s string, lowest, highest time.Duration) (time.Duration, error) 
 	return d, nil
 }
 
-// parseDuration reads a Go duration, which may begin with days: 7d, 1d12h.
-// ParseDuration reads a duration as the settings do: Go's, and days as 7d.
-func ParseDuration(s string) (time.Duration, error) { return parseDuration(s) }
-
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration reads a duration as the settings do: Go's, which may begin with
+// days: 7d, 1d12h.
+func ParseDuration(s string) (time.Duration, error) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n != 0 {
 		return 0, fmt.Errorf("%s has no unit: use %s, for example, for seconds", quote(s), quote(s+"s"))
 	}

@@ -31,10 +31,13 @@ const (
 // ErrNobody is returned to commands where no server listens.
 var ErrNobody = errors.New("no server answers at " + name)
 
+// Path is where the socket of a folder is.
+func Path(dir string) string { return filepath.Join(dir, name) }
+
 // Listen makes the socket. The caller holds the lock on dir, so one that is
 // there was left behind.
 func Listen(dir string) (net.Listener, error) {
-	path := filepath.Join(dir, name)
+	path := Path(dir)
 	if at, err := os.Lstat(path); err == nil && at.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("path.data: %s is there and is no socket; remove or rename it", path)
 	}
