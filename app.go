@@ -247,3 +247,10 @@ func jsonTo(w io.Writer) *json.Encoder {
 	enc.SetEscapeHTML(false)
 	return enc
 }
+
+// prettyTo is jsonTo with a line for each member.
+func prettyTo(w io.Writer) *json.Encoder {
+	enc := jsonTo(w)
+	enc.SetIndent("", "  ")
+	return enc
+}

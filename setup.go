@@ -110,8 +110,9 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 	} else {
 		printChanges(e.stdout, changes, dry)
 	}
+	simulator := elasticsearch.NewSimulator(client, parts)
 	for _, name := range elasticsearch.SampleNames(searchConfig(cfg)) {
-		shape, err := elasticsearch.Simulate(ctx, client, name, parts)
+		shape, err := simulator.Simulate(ctx, name)
 		if err != nil {
 			fmt.Fprintf(e.stderr, "vtsidecar: what %s would be made from could not be asked: %v\n", name, err)
 			continue

@@ -56,9 +56,7 @@ func testOutputCommand(c *cli.Context, e env) error {
 		return err
 	}
 	if c.Bool("json") {
-		out := jsonTo(e.stdout)
-		out.SetIndent("", "  ")
-		err = out.Encode(found)
+		err = prettyTo(e.stdout).Encode(found)
 	} else {
 		err = printFindings(e.stdout, found)
 	}

@@ -68,6 +68,18 @@ func put(t *testing.T, url, path, body string) {
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
+// The cluster's templates may be many and long: they are read once for their
+// patterns and once for what they are, however many names are tried.
+func TestOutputReadsTemplatesOnce(t *testing.T) {
+	s, url := untouched(t, esstandin.Config{})
+	put(t, url, "/_index_template/one", `{"index_patterns":["logs-one-*"],"priority":500,"template":{}}`)
+	put(t, url, "/_index_template/two", `{"index_patterns":["logs-two-*"],"priority":500,"template":{}}`)
+	p := start(t, nil, "", "test", "output", "--path.data", filepath.Join(t.TempDir(), "data"), "--output.elasticsearch.hosts", url)
+	require.Zero(t, p.wait(t), "%s", p.stdout.String())
+	require.Contains(t, p.stdout.String(), "logs-two-sample by two")
+	assert.Equal(t, 2, s.Stats().Requests["GET /_index_template"])
+}
+
 func TestOutputFindsWhatIsWrongInACluster(t *testing.T) {
 	const ours = `{"index_patterns":["winlogbeat-*"],"priority":500,"composed_of":["vtsidecar@mappings"],"template":{}}`
 	for name, test := range map[string]struct {

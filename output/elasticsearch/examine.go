@@ -72,7 +72,7 @@ func Examine(ctx context.Context, x Examination) (finding.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.doer = client
+	e.doer, e.simulator = client, NewSimulator(client, x.Parts)
 	e.cluster(ctx)
 	e.privileges(ctx)
 	if name := x.Config.Pipeline; !strings.Contains(name, "%{") {
@@ -88,8 +88,9 @@ func Examine(ctx context.Context, x Examination) (finding.List, error) {
 
 type examiner struct {
 	Examination
-	found finding.List
-	doer  Doer
+	found     finding.List
+	doer      Doer
+	simulator *Simulator
 }
 
 // host asks one host what it is, and says whether it can be asked more.
@@ -433,7 +434,7 @@ func (e *examiner) target(ctx context.Context, what, name, index string) {
 
 // shape looks at what the next index of that name would be made from.
 func (e *examiner) shape(ctx context.Context, what, name string, exists bool) {
-	s, err := Simulate(ctx, e.doer, name, e.Parts)
+	s, err := e.simulator.Simulate(ctx, name)
 	if err != nil {
 		e.found.Unknown(what, "what a new index is made from cannot be asked (cluster privilege manage_index_templates): %v", err)
 		return
@@ -532,7 +533,7 @@ func (e *examiner) templates(ctx context.Context, what string, fixed map[string]
 			e.found.Unknown(what, "of %d names only %d were tried", len(samples), examineMost)
 			break
 		}
-		s, err := Simulate(ctx, e.doer, name, e.Parts)
+		s, err := e.simulator.Simulate(ctx, name)
 		if err != nil {
 			e.found.Unknown(what, "what %s would be made from cannot be asked (cluster privilege manage_index_templates): %v", name, err)
 			return

@@ -123,11 +123,13 @@ func (w *worker) match(resp *Response) error {
 	sent := map[string][]int{}      // items by their _ids
 	for i := range w.items {
 		it := &w.items[i]
-		if id := w.body[it.from:it.to]; sameText(answers[i].id, id) {
+		raw := w.body[it.from:it.to]
+		if sameText(answers[i].id, raw) {
 			of[i] = i + 1
-		} else {
-			sent[jsonwalk.Unquote(id)] = append(sent[jsonwalk.Unquote(id)], i)
+			continue
 		}
+		id := jsonwalk.Unquote(raw)
+		sent[id] = append(sent[id], i)
 	}
 	var others []int // answers about none of these
 	for i := range answers {

@@ -145,15 +145,35 @@ type Shape struct {
 	Pipeline string   // index.default_pipeline; empty: none
 }
 
+// Simulator says how indices would be made. It reads the cluster's templates once,
+// so those that are made later are not seen. It is for one goroutine.
+type Simulator struct {
+	doer  Doer
+	parts []string
+
+	read      bool
+	templates []any // of the cluster, as it has them
+}
+
+// NewSimulator makes one for events in which answers stand under the names in parts.
+func NewSimulator(doer Doer, parts []string) *Simulator {
+	return &Simulator{doer: doer, parts: parts}
+}
+
 // Simulate says how an index or data stream of that name would be made, and
 // what in it does not go together with what is added to events.
-func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Shape, error) {
-	s := &Shape{}
-	if err := s.whose(ctx, doer, name); err != nil {
-		return nil, err
+func (m *Simulator) Simulate(ctx context.Context, name string) (*Shape, error) {
+	if !m.read {
+		answer, err := get(ctx, m.doer, "/_index_template")
+		if err != nil {
+			return nil, err
+		}
+		m.templates, _ = answer["index_templates"].([]any)
+		m.read = true
 	}
+	s := m.whose(name)
 	simulated := func(what, name string) (object, int, error) {
-		resp, err := doer.Do(ctx, &Request{Method: http.MethodPost, Path: "/_index_template/" + what + "/" + url.PathEscape(name)})
+		resp, err := m.doer.Do(ctx, &Request{Method: http.MethodPost, Path: "/_index_template/" + what + "/" + url.PathEscape(name)})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -172,7 +192,7 @@ func Simulate(ctx context.Context, doer Doer, name string, parts []string) (*Sha
 	template, _ := answer["template"].(object)
 	mappings, _ := template["mappings"].(object)
 	var mapped bool
-	s.Problems, mapped = conflicts(mappings, parts)
+	s.Problems, mapped = conflicts(mappings, m.parts)
 	s.Missing = !mapped
 	if settings, ok := template["settings"].(object); ok {
 		index, _ := settings["index"].(object)
@@ -288,16 +308,11 @@ func (s *Shape) Hint() string {
 	return fmt.Sprintf("what is added to events would be mapped by guess; %s: "+mend, s.by(), ComponentName)
 }
 
-// whose finds the template that applies to a name: the one of the highest
-// priority whose patterns match.
-func (s *Shape) whose(ctx context.Context, doer Doer, name string) error {
-	answer, err := get(ctx, doer, "/_index_template")
-	if err != nil {
-		return err
-	}
-	all, _ := answer["index_templates"].([]any)
-	best := -1.0
-	for _, x := range all {
+// whose is the template that applies to a name: the one of the highest priority
+// whose patterns match.
+func (m *Simulator) whose(name string) *Shape {
+	s, best := &Shape{}, -1.0
+	for _, x := range m.templates {
 		entry, _ := x.(object)
 		body, _ := entry["index_template"].(object)
 		priority, _ := body["priority"].(float64)
@@ -312,5 +327,5 @@ func (s *Shape) whose(ctx context.Context, doer Doer, name string) error {
 			}
 		}
 	}
-	return nil
+	return s
 }
