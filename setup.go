@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -102,9 +101,7 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 		return err
 	}
 	if asJSON {
-		enc := json.NewEncoder(e.stdout)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(changes); err != nil {
+		if err := prettyTo(e.stdout).Encode(changes); err != nil {
 			return err
 		}
 	} else {
@@ -166,9 +163,7 @@ func exportTemplateCommand(c *cli.Context, e env) error {
 	case what != "" && what != "component":
 		return usagef("export template takes component or index, not %q", what)
 	}
-	enc := json.NewEncoder(e.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(which.Body)
+	return prettyTo(e.stdout).Encode(which.Body)
 }
 
 func exportConfigCommand(c *cli.Context, e env) error {

@@ -5,11 +5,15 @@ package standin
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -20,6 +24,18 @@ const drain = 5 * time.Second
 type Handler interface {
 	http.Handler
 	Close() // ends the answers that hang
+}
+
+// Run runs a program's run until SIGTERM or SIGINT and returns its exit status. What
+// went wrong is on stderr then.
+func Run(name string, run func(ctx context.Context, args []string, stderr io.Writer) error) (status int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return 1
+	}
+	return 0
 }
 
 // Serve answers at an address until ctx ends. When it listens it says so in one
