@@ -263,6 +263,17 @@ func (s *sidecar) ready(t *testing.T) (ok bool, body string) {
 	return answer.StatusCode == http.StatusOK, string(text)
 }
 
+// buries waits until all is sent, and ends the program: so many events are in the
+// dead letter, and nothing is the matter.
+func (s *sidecar) buries(t *testing.T, sent *process, events int) {
+	t.Helper()
+	require.Zero(t, sent.wait(t), "the sender's exit status")
+	require.EqualValues(t, events, s.metric(t, "vtsidecar_events_dead_lettered_total"))
+	ok, why := s.ready(t)
+	require.True(t, ok, "%s", why)
+	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
+}
+
 // unready waits until the program says that it is not ready, in these words.
 func (s *sidecar) unready(t *testing.T, words ...string) {
 	t.Helper()
@@ -372,11 +383,7 @@ func missingPipelines(t *testing.T, n *node, vt string) {
 			}
 			return searchLine(n)
 		})
-		require.Zero(t, sent.wait(t), "the sender's exit status")
-		require.EqualValues(t, 1, s.metric(t, "vtsidecar_events_dead_lettered_total"))
-		ok, why := s.ready(t)
-		require.True(t, ok, "%s", why)
-		require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
+		s.buries(t, sent, 1)
 		n.verify(t, index, span{firstLine, count - 1})
 	})
 }
@@ -396,11 +403,7 @@ func mixedPipelines(t *testing.T, n *node, vt string) {
 		}
 		return searchLine(n)
 	})
-	require.Zero(t, sent.wait(t), "the sender's exit status")
-	require.EqualValues(t, 4, s.metric(t, "vtsidecar_events_dead_lettered_total"))
-	ok, why := s.ready(t)
-	require.True(t, ok, "%s", why)
-	require.Zero(t, s.terminate(t), "the exit status on SIGTERM")
+	s.buries(t, sent, 4)
 	require.Equal(t, count-4, n.count(t, index))
 	letters, code := command(t, s.args, "dlq", "list", "--json")
 	require.Zero(t, code)

@@ -57,30 +57,21 @@ func TestFailureStore(t *testing.T) {
 }
 
 // OpenSearch answers in another order where several events fail in pipelines.
-func TestAnswersOutOfOrder(t *testing.T) {
+func TestAnswersOutOfOrder(t *testing.T) { answersSpelledOtherwise(t, "order", 11) }
+
+// An answer of the right length that names nothing is taken in its order.
+func TestAnswersWithoutIDs(t *testing.T) { answersSpelledOtherwise(t, "no_id", 10) }
+
+func answersSpelledOtherwise(t *testing.T, kind string, n int) {
 	synctest.Test(t, func(t *testing.T) {
 		b := open(t, esstandin.Config{})
 		b.es.SetRules(esstandin.Rule{Match: word(2), Status: 400}, esstandin.Rule{Match: word(3), Status: 503, Times: 1})
-		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "order", Stored: true}))
-		events := some(0, 11)
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: kind, Stored: true}))
+		events := some(0, n)
 		b.dead.allow(events[2].id) // it was refused in a disturbance
 		require.NoError(t, b.returned(b.storeUnseen(events), 10*time.Second))
 		b.once(events, 2)
 		assert.Equal(t, 2, b.bulks())
-		b.close()
-	})
-}
-
-// An answer of the right length that names nothing is taken in its order.
-func TestAnswersWithoutIDs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := open(t, esstandin.Config{})
-		b.es.SetRules(esstandin.Rule{Match: word(2), Status: 400}, esstandin.Rule{Match: word(3), Status: 503, Times: 1})
-		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "no_id", Stored: true}))
-		events := some(0, 10)
-		b.dead.allow(events[2].id)
-		require.NoError(t, b.returned(b.storeUnseen(events), 10*time.Second))
-		b.once(events, 2)
 		b.close()
 	})
 }
