@@ -201,6 +201,13 @@ func (r *running) empty() {
 	assert.Zero(r.t, r.windows.Load(), "windows left behind")
 }
 
+// held is how much of the budget is in use.
+func (s *Server) held() int64 {
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	return s.budget.inUse
+}
+
 func (r *running) errors(reason string) float64 {
 	return value(r.t, r.metrics.ProtocolErrors.WithLabelValues(reason))
 }
@@ -228,7 +235,7 @@ func pipe(t *testing.T, cfg Config, h Handler) (*Server, *peer) {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		assert.NoError(t, s.Shutdown(context.Background()))
-		assert.Zero(t, s.budget.inUse, "budget left behind")
+		assert.Zero(t, s.held(), "budget left behind")
 	})
 	return s, s.join(t)
 }

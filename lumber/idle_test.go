@@ -176,12 +176,13 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 			before := live()
 			leave := gather(t, of(n))
 			require.Equal(t, n, s.Stats().Connections)
+			// An ack may reach the client before its window has given back what it held.
+			require.Eventually(t, func() bool { return s.held() == 0 }, patience, time.Millisecond)
 			each := (live() - before) / int64(n)
 			t.Logf("%d bytes for each of %d connections", each, n)
 			if !underRace {
 				assert.LessOrEqual(t, each, tt.most)
 			}
-			assert.Zero(t, s.budget.inUse)
 			leave()
 			gone()
 		})

@@ -107,10 +107,7 @@ func TestBudgetIsHonest(t *testing.T) {
 				<-entered
 			}
 			grown := int64(inUse()) - int64(before)
-			s.budget.mu.Lock()
-			charged := s.budget.inUse
-			s.budget.mu.Unlock()
-			assert.LessOrEqual(t, grown, charged+1<<20, "more is held than charged")
+			assert.LessOrEqual(t, grown, s.held()+1<<20, "more is held than charged")
 			close(gate)
 			p.acks('2', 7, 7, 7, 7)
 			h.events = nil

@@ -626,10 +626,7 @@ func TestNeverReadsAcksHoldsLittle(t *testing.T) {
 		}()
 		synctest.Wait()
 		assert.Equal(t, s.cfg.ReadAhead, s.Stats().Windows, "it reads ahead as far as it may")
-		s.budget.mu.Lock()
-		held := s.budget.inUse
-		s.budget.mu.Unlock()
-		assert.LessOrEqual(t, held, int64(wireBuffer))
+		assert.LessOrEqual(t, s.held(), int64(wireBuffer))
 		faketime.Pass(t, s.cfg.AckWrite)
 		<-ended
 		synctest.Wait()
