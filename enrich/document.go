@@ -57,7 +57,7 @@ type part struct {
 	open      bool   // a value that counts has no answer
 }
 
-// event sums up the event that is being written.
+// summary sums up the event that is being written.
 type summary struct {
 	results  [results]int
 	counted  int
