@@ -7,9 +7,13 @@
 // document, alone, to the dead letter; and an event never chooses an index
 // outside of those that the settings allow.
 //
-// Where to look: route.go says where an event goes, outcome.go what an answer
-// means, answer.go how it is read, bulk.go how requests are filled and sent, reply.go
-// what becomes of their events then, health.go what is known of the cluster.
+// Where to look: route.go says where an event goes (by format strings, format.go),
+// outcome.go what an answer means, answer.go how it is read, bulk.go how requests are
+// filled and sent, reply.go what becomes of their events then, health.go what is known
+// of the cluster, client.go how it is reached. Beside that way, template.go says how
+// what is added to events is mapped, setup.go brings that into a cluster (by diff.go),
+// simulate.go asks what becomes of it there, and examine.go looks for what would stop
+// events.
 package elasticsearch
 
 import (
