@@ -248,7 +248,7 @@ func (e *examiner) pipeline(ctx context.Context, what, name string) {
 // fixed are the names that the settings make, with the setting.
 func (e *examiner) fixed() map[string]string {
 	names := map[string]string{e.Config.FallbackIndex: "output.elasticsearch.fallback_index"}
-	if t, err := parseTemplate(e.Config.Index); err == nil && e.Config.Index != "" && !t.fields() {
+	if t, err := parseFormat(e.Config.Index); err == nil && e.Config.Index != "" && !t.fields() {
 		name, _ := t.render(nil, func(string) (time.Time, bool) { return time.Now().UTC(), true }, nil)
 		names[string(name)] = "output.elasticsearch.index"
 	}

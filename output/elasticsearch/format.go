@@ -13,10 +13,10 @@ import (
 // pipelines: texts with %{field}, %{[a][b]} and %{+yyyy.MM.dd} in them, as Beats and
 // Logstash have them.
 
-// template is a parsed index or pipeline setting.
-type template struct{ parts []part }
+// format is a parsed format string.
+type format struct{ parts []part }
 
-// part is a piece of a template: a text, a field or a date.
+// part is a piece of a format string: a text, a field or a date.
 type part struct {
 	text string
 	path []string // a field; below @metadata without that
@@ -25,13 +25,13 @@ type part struct {
 	unit string   // within date: yyyy, MM, …
 }
 
-// parseTemplate reads text with %{field}, %{[a][b]} and %{+yyyy.MM.dd} in it.
-func parseTemplate(text string) (*template, error) {
-	t := &template{}
+// parseFormat reads text with %{field}, %{[a][b]} and %{+yyyy.MM.dd} in it.
+func parseFormat(text string) (*format, error) {
+	f := &format{}
 	for text != "" {
 		before, rest, found := strings.Cut(text, "%{")
 		if before != "" {
-			t.parts = append(t.parts, part{text: before})
+			f.parts = append(f.parts, part{text: before})
 		}
 		if !found {
 			break
@@ -44,10 +44,10 @@ func parseTemplate(text string) (*template, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.parts = append(t.parts, p)
+		f.parts = append(f.parts, p)
 		text = after
 	}
-	return t, nil
+	return f, nil
 }
 
 func parsePart(inside string) (part, error) {
@@ -100,20 +100,20 @@ func parseDate(pattern string) ([]part, error) {
 	return date, nil
 }
 
-// fields reports whether an event's own values are in the template.
-func (t *template) fields() bool {
-	return slices.ContainsFunc(t.parts, func(p part) bool { return p.path != nil })
+// fields reports whether an event's own values are in the format string.
+func (f *format) fields() bool {
+	return slices.ContainsFunc(f.parts, func(p part) bool { return p.path != nil })
 }
 
-// byID reports whether the event's @metadata._id is in the template.
-func (t *template) byID() bool {
-	return slices.ContainsFunc(t.parts, func(p part) bool { return p.meta && p.path[0] == "_id" })
+// byID reports whether the event's @metadata._id is in the format string.
+func (f *format) byID() bool {
+	return slices.ContainsFunc(f.parts, func(p part) bool { return p.meta && p.path[0] == "_id" })
 }
 
-// paths are those of the event, beside @metadata, that the template needs.
-func (t *template) paths() []string {
+// paths are those of the event, beside @metadata, that the format string needs.
+func (f *format) paths() []string {
 	var all []string
-	for _, p := range t.parts {
+	for _, p := range f.parts {
 		switch {
 		case p.date != nil:
 			all = append(all, timestamp)
@@ -125,9 +125,9 @@ func (t *template) paths() []string {
 }
 
 // render makes the name; false: something in it stands nowhere.
-func (t *template) render(value func(path string) []byte, at func(path string) (time.Time, bool), meta map[string]any) ([]byte, bool) {
+func (f *format) render(value func(path string) []byte, at func(path string) (time.Time, bool), meta map[string]any) ([]byte, bool) {
 	var out []byte
-	for _, p := range t.parts {
+	for _, p := range f.parts {
 		switch {
 		case p.date != nil:
 			when, ok := at(timestamp)

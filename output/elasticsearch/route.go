@@ -47,7 +47,7 @@ const (
 // used, so that all of them would go to the fallback index. allowed are the
 // patterns of names that events may choose.
 func CheckIndex(text string, allowed []string) error {
-	t, err := parseTemplate(text)
+	t, err := parseFormat(text)
 	switch {
 	case err != nil:
 		return err
@@ -87,7 +87,7 @@ func CheckIndex(text string, allowed []string) error {
 
 // CheckPipeline says what is wrong with a pipeline setting.
 func CheckPipeline(text string) error {
-	_, err := parseTemplate(text)
+	_, err := parseFormat(text)
 	return err
 }
 
@@ -138,10 +138,10 @@ func illegal(name string) string {
 
 // routing is what the settings say about where events go. It is constant.
 type routing struct {
-	index      *template
+	index      *format
 	streams    bool // the event's data_stream.* comes before index
 	indexFixed bool // only the settings, and the date, make the name
-	pipeline   *template
+	pipeline   *format
 	op         string
 	fallback   string
 	allowed    []string
@@ -160,9 +160,9 @@ func newRouting(cfg *Config) (*routing, error) {
 	} else if err = CheckIndex(index, cfg.AllowedIndices); err != nil {
 		return nil, fmt.Errorf("output.elasticsearch.index: %w", err)
 	}
-	r.index, _ = parseTemplate(index)
+	r.index, _ = parseFormat(index)
 	r.indexFixed = !r.index.fields()
-	if r.pipeline, err = parseTemplate(cfg.Pipeline); err != nil {
+	if r.pipeline, err = parseFormat(cfg.Pipeline); err != nil {
 		return nil, fmt.Errorf("output.elasticsearch.pipeline: %w", err)
 	}
 	if err = CheckName(r.fallback); err != nil {
