@@ -153,7 +153,7 @@ start() { # KIND DIR PORT ARGUMENTS…
   local kind=$1 dir=$2 port=$3 name=elasticsearch
   shift 3
   case $kind in es) ;; os) name=opensearch ;; *) usage ;; esac
-  mkdir -p "$dir"
+  mkdir -p "$dir/tmp"
   [ -d "$dir/home" ] || unpack "$kind" "$dir"
   local as=()
   if [ "$(id -u)" = 0 ]; then
@@ -162,7 +162,8 @@ start() { # KIND DIR PORT ARGUMENTS…
   fi
   local java options='-Xms128m -Xmx512m -XX:-AlwaysPreTouch -XX:TieredStopAtLevel=1 -XX:-UseG1GC -XX:+UseSerialGC'
   java=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")
-  HOME=$dir ES_JAVA_HOME=$java OPENSEARCH_JAVA_HOME=$java ES_JAVA_OPTS=$options OPENSEARCH_JAVA_OPTS=$options \
+  HOME=$dir TMPDIR=$dir/tmp CLI_JAVA_OPTS=-Djava.io.tmpdir=$dir/tmp OPENSEARCH_TMPDIR=$dir/tmp \
+    ES_JAVA_HOME=$java OPENSEARCH_JAVA_HOME=$java ES_JAVA_OPTS=$options OPENSEARCH_JAVA_OPTS=$options \
     "${as[@]}" "$dir/home/bin/$name" -E "http.port=$port" "$@" >"$dir/log" 2>&1 </dev/null &
   local pid=$! url=http://127.0.0.1:$port with=()
   echo $pid >"$dir/pid"
