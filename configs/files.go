@@ -1,14 +1,13 @@
 package configs
 
 import (
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
-	"time"
 )
 
 // files reads what the settings name, so that a missing or wrong file is found
@@ -16,158 +15,6 @@ import (
 func (l *loader) files() {
 	l.tls()
 	l.skipFile()
-}
-
-// tls makes the listener's TLS settings of the files.
-func (l *loader) tls() {
-	in := &l.cfg.Input
-	usable := true
-	load := func(name, path string) []byte {
-		if path == "" || l.bad[name] {
-			usable = false
-			return nil
-		}
-		data, ok := l.read(name, l.where(name), path, 1<<20)
-		usable = usable && ok
-		return data
-	}
-
-	// Authorities are read even where there is no certificate: each mistake in one go.
-	pool := x509.NewCertPool()
-	for _, path := range in.CAs {
-		const name = "input.ssl.certificate_authorities"
-		data, ok := l.read(name, l.where(name), path, 1<<20)
-		if ok && !pool.AppendCertsFromPEM(data) {
-			l.wrong(name, quote(path)+" holds no certificate: name a PEM file with the authority's certificate")
-			ok = false
-		}
-		usable = usable && ok
-	}
-	if in.Certificate == "" && in.Key == "" {
-		return
-	}
-	certPEM := load("input.ssl.certificate", in.Certificate)
-	keyPEM := load("input.ssl.key", in.Key)
-	leaf := l.certificate(certPEM)
-	usable = l.privateKey(keyPEM) && leaf != nil && usable
-	if !usable {
-		return
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil { // both are well-formed, so what is left is that they are strangers
-		l.wrong("input.ssl.key", "does not belong to the certificate in "+quote(in.Certificate)+": name the key it was made with")
-		return
-	}
-	if now := time.Now(); now.After(leaf.NotAfter) {
-		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf("input.ssl.certificate: %s expired on %s; senders will refuse it", quote(in.Certificate), leaf.NotAfter.UTC().Format(time.DateOnly)))
-	} else if now.Before(leaf.NotBefore) {
-		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf("input.ssl.certificate: %s is not valid before %s; senders will refuse it", quote(in.Certificate), leaf.NotBefore.UTC().Format(time.DateOnly)))
-	}
-	in.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
-	switch in.ClientAuth {
-	case "optional":
-		in.TLS.ClientAuth = tls.VerifyClientCertIfGiven
-		in.TLS.ClientCAs = pool
-	case "required":
-		in.TLS.ClientAuth = tls.RequireAndVerifyClientCert
-		in.TLS.ClientCAs = pool
-	}
-	in.ReadTLS = l.reader()
-}
-
-// reader makes Listener.ReadTLS. It keeps nothing of the settings but input.ssl.
-func (l *loader) reader() func() ([sha256.Size]byte, func() (*tls.Config, []string, error)) {
-	type content struct {
-		data []byte
-		err  error
-	}
-	in, read := l.cfg.Input, l.in.ReadFile
-	values := make([][layers]*given, len(table))
-	for i := range table {
-		if strings.HasPrefix(table[i].name, "input.ssl.") {
-			values[i] = l.values[i]
-		}
-	}
-	return func() (sum [sha256.Size]byte, settings func() (*tls.Config, []string, error)) {
-		held := map[string]content{}
-		digest := sha256.New()
-		for _, path := range append([]string{in.Certificate, in.Key}, in.CAs...) {
-			data, err := read(path)
-			held[path] = content{data, err}
-			fmt.Fprintf(digest, "%x %v\n", sha256.Sum256(data), err)
-		}
-		digest.Sum(sum[:0])
-		return sum, func() (*tls.Config, []string, error) {
-			again := &loader{
-				in:     Input{ReadFile: func(path string) ([]byte, error) { return held[path].data, held[path].err }},
-				cfg:    &Config{Input: in},
-				values: values, bad: map[string]bool{},
-			}
-			again.cfg.Input.TLS = nil
-			if again.tls(); len(again.mistakes) > 0 {
-				return nil, nil, &Errors{Mistakes: again.mistakes}
-			}
-			return again.cfg.Input.TLS, again.cfg.Warnings, nil
-		}
-	}
-}
-
-// certificate is the first certificate of a PEM file.
-func (l *loader) certificate(data []byte) *x509.Certificate {
-	const name = "input.ssl.certificate"
-	if data == nil {
-		return nil
-	}
-	path := quote(l.cfg.Input.Certificate)
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			l.wrong(name, path+" holds a damaged certificate: name a whole PEM file")
-			return nil
-		}
-		return cert
-	}
-	l.wrong(name, path+" holds no certificate: name a PEM file with the server's certificate first and its chain after it")
-	return nil
-}
-
-// privateKey says whether a PEM file has a private key that can be used.
-func (l *loader) privateKey(data []byte) bool {
-	const name = "input.ssl.key"
-	if data == nil {
-		return false
-	}
-	path := quote(l.cfg.Input.Key)
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
-			l.wrong(name, path+" is encrypted: decrypt it (openssl pkey -in FILE -out NEW) and protect the file by its permissions")
-			return false
-		}
-		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			continue
-		}
-		if !parsesAsKey(block.Bytes) {
-			l.wrong(name, path+" holds a damaged private key, or of a kind that TLS does not use: name a PEM file with an RSA, ECDSA or Ed25519 key")
-			return false
-		}
-		return true
-	}
-	l.wrong(name, path+" holds no private key: name a PEM file with the certificate's key")
-	return false
-}
-
-func parsesAsKey(der []byte) bool {
-	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
-		return true
-	}
-	if _, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return true
-	}
-	_, err := x509.ParseECPrivateKey(der)
-	return err == nil
 }
 
 // skipFile adds the entries of skip.file to the lists.
@@ -206,4 +53,112 @@ func (l *loader) skipFile() {
 		l.wrong(name, fmt.Sprintf("%s has %d more such lines", quote(s.File), wrong-20))
 	}
 	s.Networks = slices.Clip(s.Networks)
+}
+
+// secrets reads the files that secrets may stand in.
+func (l *loader) secrets() {
+	es := &l.cfg.Elasticsearch
+	for _, s := range []struct {
+		name       string
+		text, file *string
+		what       string
+		check      func(string) error
+	}{
+		{"vt.api_key", &l.cfg.VT.APIKey, &l.cfg.VT.APIKeyFile, "API key", apiKey},
+		{"output.elasticsearch.password", &es.Password, &es.PasswordFile, "password", inHeader},
+		{"output.elasticsearch.api_key", &es.APIKey, &es.APIKeyFile, "API key", inHeader},
+		{"output.elasticsearch.bearer_token", &es.BearerToken, &es.BearerFile, "token", inHeader},
+	} {
+		l.secret(s.name, s.text, s.file, s.what, s.check)
+	}
+}
+
+// secret decides between a secret and the file it may stand in: the higher
+// layer wins; both in one layer is a mistake.
+func (l *loader) secret(name string, secret, path *string, what string, check func(string) error) {
+	fileName := name + "_file"
+	key, file := index(name), index(fileName)
+	k, f := l.winner(key), l.winner(file)
+	switch {
+	case f == layerDefault || *path == "" && f <= k:
+	case k == f:
+		l.wrong(fileName, "is given beside "+name+" ("+l.where(name)+"): keep one of the two")
+		return
+	case k > f:
+		*path = ""
+		l.values[file] = [layers]*given{}
+		return
+	default:
+		*secret = ""
+		l.values[key] = [layers]*given{}
+	}
+	if *path == "" || l.bad[fileName] {
+		return
+	}
+	where := l.where(fileName)
+	if looksSecret(*path) {
+		l.mistake(fileName, where, "names no file but looks like a key itself: write the key into a file and name that")
+		return
+	}
+	data, ok := l.read(fileName, where, *path, 64<<10)
+	if !ok {
+		return
+	}
+	text := strings.TrimSpace(strings.TrimPrefix(string(data), "\ufeff"))
+	if text == "" {
+		l.mistake(fileName, where, "the file is empty: write the "+what+" into it")
+	} else if err := check(text); err != nil {
+		l.mistake(fileName, where, "what the file holds "+err.Error())
+	} else {
+		*secret = text
+	}
+}
+
+// looksSecret guesses that someone put a secret where a path belongs, so that
+// it is not repeated in an error.
+func looksSecret(path string) bool {
+	return strings.Contains(path, "-----BEGIN") ||
+		len(path) >= 32 && !strings.ContainsAny(path, `/\.`)
+}
+
+// read gets a file that a setting names.
+func (l *loader) read(name, where, path string, most int) ([]byte, bool) {
+	if looksSecret(path) && strings.Contains(path, "-----BEGIN") {
+		l.mistake(name, where, "holds PEM text: write it into a file and name that")
+		return nil, false
+	}
+	data, err := l.in.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		l.mistake(name, where, quote(path)+" does not exist: name a file that does")
+	case errors.Is(err, fs.ErrPermission):
+		l.mistake(name, where, quote(path)+" may not be read by this user: mend its permissions")
+	case err != nil:
+		var p *fs.PathError
+		if errors.As(err, &p) {
+			err = p.Err
+		}
+		l.mistake(name, where, quote(path)+" cannot be read: "+err.Error())
+	case len(data) > most:
+		l.mistake(name, where, fmt.Sprintf("%s is larger than %s: name another file", quote(path), formatSize(int64(most))))
+	default:
+		return data, true
+	}
+	return nil, false
+}
+
+const maxFile = 16 << 20
+
+// readFile is os.ReadFile with a bound: a setting may name anything, /dev/zero
+// included. One byte beyond the bound shows that it was passed.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		return nil, errors.New("it is a folder")
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }

@@ -1,12 +1,7 @@
 package configs
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -57,32 +52,6 @@ type Logstash struct {
 	Hosts   []string // HOST:PORT; empty: this is not the output
 	SSL     ClientSSL
 	Timeout time.Duration
-}
-
-// ClientSSL is what a client trusts and shows.
-type ClientSSL struct {
-	Enabled     bool // where a URL does not say it
-	CAs         []string
-	Fingerprint string // of an authority: lower-case hexadecimal SHA-256; empty: none
-	Certificate string
-	Key         string
-	Verify      string // "full" or "none"
-
-	tls *tls.Config // made of the files; nil where nothing is encrypted
-}
-
-// For is what a connection to a host wants, a name or an address without a port;
-// nil where nothing is encrypted.
-func (s *ClientSSL) For(host string) *tls.Config {
-	if s.tls == nil {
-		return nil
-	}
-	conf := s.tls.Clone()
-	conf.ServerName = host
-	if s.Fingerprint != "" && s.Verify != "none" {
-		trustFingerprint(conf, s.Fingerprint)
-	}
-	return conf
 }
 
 const (
@@ -154,27 +123,6 @@ func outputSettings() []setting {
 	all = append(all, sslSettings(ls, func(c *Config) *ClientSSL { return &c.Logstash.SSL })...)
 	return append(all, setting{name: ls + "timeout", def: "30s", doc: "longest without an ack or a keepalive from there",
 		parser: durationOf(func(c *Config) *time.Duration { return &c.Logstash.Timeout }, time.Millisecond, time.Hour)})
-}
-
-func sslSettings(prefix string, at func(*Config) *ClientSSL) []setting {
-	return []setting{
-		{name: prefix + "ssl.certificate_authorities", shown: "the system's", doc: "PEM files with the authorities that sign the servers' certificates",
-			parser: listOf(func(c *Config) *[]string { return &at(c).CAs }, "files' paths", keep(notEmpty))},
-		{name: prefix + "ssl.ca_trusted_fingerprint", shown: "none", doc: "SHA-256 of an authority's certificate in hexadecimal, which is then trusted where the server sends it along",
-			parser: scalar("64 hexadecimal digits", store(func(c *Config) *string { return &at(c).Fingerprint }, func(s string) (string, error) {
-				f := strings.ToLower(strings.ReplaceAll(s, ":", ""))
-				if f != "" && (!isHex(f) || len(f) != 64) {
-					return "", fmt.Errorf("%s is no SHA-256: use 64 hexadecimal digits", quote(s))
-				}
-				return f, nil
-			}))},
-		{name: prefix + "ssl.certificate", shown: "none", doc: "PEM file with the certificate that is shown to the server",
-			parser: textOf(func(c *Config) *string { return &at(c).Certificate }, "a file's path", nil)},
-		{name: prefix + "ssl.key", shown: "none", doc: "PEM file with its private key, not encrypted",
-			parser: textOf(func(c *Config) *string { return &at(c).Key }, "a file's path", nil)},
-		{name: prefix + "ssl.verification_mode", def: "full", doc: "`full`, or `none`: anybody can then pose as the server",
-			parser: wordOf(func(c *Config) *string { return &at(c).Verify }, "full", "none")},
-	}
 }
 
 // inHeader checks that a secret fits into a header, without showing it.
@@ -403,97 +351,6 @@ func encodedAPIKey(key string) string {
 		return base64.StdEncoding.EncodeToString([]byte(key))
 	}
 	return key
-}
-
-// clientTLS makes TLS settings of the files.
-func (l *loader) clientTLS(prefix string, s *ClientSSL, encrypted bool) {
-	name := func(n string) string { return prefix + "ssl." + n }
-	if !encrypted && (len(s.CAs) > 0 || s.Fingerprint != "" || s.Certificate != "" || s.Key != "" || s.Verify == "none") {
-		l.wrong(name("certificate_authorities"), "and its like are given, but no host has https: write https:// before the hosts")
-		return
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	usable := true
-	if len(s.CAs) > 0 {
-		conf.RootCAs = x509.NewCertPool()
-		for _, path := range s.CAs {
-			data, ok := l.read(name("certificate_authorities"), l.where(name("certificate_authorities")), path, 1<<20)
-			if ok && !conf.RootCAs.AppendCertsFromPEM(data) {
-				l.wrong(name("certificate_authorities"), quote(path)+" holds no certificate: name a PEM file with the authority's certificate")
-				ok = false
-			}
-			usable = usable && ok
-		}
-	}
-	switch {
-	case s.Certificate == "" && s.Key == "":
-	case s.Certificate == "" || s.Key == "":
-		have, miss := "certificate", "key"
-		if s.Certificate == "" {
-			have, miss = miss, have
-		}
-		l.wrong(name(have), "is given without "+name(miss)+": give both, or neither")
-		usable = false
-	default:
-		cert, okCert := l.read(name("certificate"), l.where(name("certificate")), s.Certificate, 1<<20)
-		key, okKey := l.read(name("key"), l.where(name("key")), s.Key, 1<<20)
-		if !okCert || !okKey {
-			usable = false
-			break
-		}
-		if bytes.Contains(key, []byte("ENCRYPTED")) {
-			l.wrong(name("key"), quote(s.Key)+" is encrypted: decrypt it (openssl pkey -in FILE -out NEW) and protect the file by its permissions")
-			usable = false
-			break
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			l.wrong(name("certificate"), fmt.Sprintf("%s and the key in %s do not make a pair: name PEM files of a certificate and its own private key", quote(s.Certificate), quote(s.Key)))
-			usable = false
-			break
-		}
-		conf.Certificates = []tls.Certificate{pair}
-	}
-	if s.Verify == "none" {
-		l.cfg.Warnings = append(l.cfg.Warnings, name("verification_mode")+" is none: anybody on the way can pose as the server and read all events")
-		conf.InsecureSkipVerify = true
-	}
-	if usable && encrypted {
-		s.tls = conf
-	}
-}
-
-// trustFingerprint trusts, beside conf.RootCAs, an authority of that SHA-256
-// that the server sends along, as Beats do.
-func trustFingerprint(conf *tls.Config, fingerprint string) {
-	want, _ := hex.DecodeString(fingerprint)
-	// The connection's own name is empty where the host is an address.
-	roots, name := conf.RootCAs, conf.ServerName
-	// The standard verification knows nothing of certificates that come with the
-	// connection, so it is done here, the same in all else.
-	conf.InsecureSkipVerify = true
-	conf.VerifyConnection = func(cs tls.ConnectionState) error {
-		trusted := roots
-		if trusted == nil {
-			if trusted, _ = x509.SystemCertPool(); trusted == nil {
-				trusted = x509.NewCertPool()
-			}
-		}
-		trusted = trusted.Clone()
-		between := x509.NewCertPool()
-		for _, c := range cs.PeerCertificates[1:] {
-			if sum := sha256.Sum256(c.Raw); c.IsCA && bytes.Equal(sum[:], want) {
-				trusted.AddCert(c)
-			} else {
-				between.AddCert(c)
-			}
-		}
-		_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: name, Roots: trusted, Intermediates: between})
-		if err != nil {
-			return fmt.Errorf("verify the server's certificate: %w", err)
-		}
-		return nil
-	}
 }
 
 // shownURL is a URL without its password.
