@@ -5,23 +5,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"vtsidecar/cache"
 	"vtsidecar/configs"
 	"vtsidecar/enrich"
-	"vtsidecar/enrich/indicator"
-	"vtsidecar/enrich/quota"
-	"vtsidecar/enrich/virustotal"
 	"vtsidecar/internal/admin"
 	"vtsidecar/internal/datadir"
 	"vtsidecar/internal/logging"
@@ -30,16 +23,9 @@ import (
 	"vtsidecar/output"
 )
 
-const (
-	// closeTimeout bounds what comes after the drain: nothing in it waits for
-	// senders or for VirusTotal.
-	closeTimeout = 5 * time.Second
-
-	// snapshotEvery bounds what a crash forgets of the cache: of a public key's
-	// quota, 40 answers of a day's 500. A snapshot of 10,000 entries takes 12 ms, of
-	// a million less than a second, so it is a small part of that time either way.
-	snapshotEvery = 10 * time.Minute
-)
+// closeTimeout bounds what comes after the drain: nothing in it waits for
+// senders or for VirusTotal.
+const closeTimeout = 5 * time.Second
 
 func serveCommand(c *cli.Context, e env) error {
 	if err := noArguments(c); err != nil {
@@ -252,221 +238,4 @@ func (r *readiness) checks(output string) []admin.Check {
 		{Name: "output." + output, Ready: of(func(p *parts) error { return p.output() })},
 		{Name: "dead_letter", Ready: of(func(p *parts) error { return p.dead() })},
 	}
-}
-
-// openEnricher opens what the enrichment needs: the cache with its snapshot, the
-// quota, the source. The returned function closes them in the right order.
-func openEnricher(cfg *configs.Config, prepare func(*enrich.Config), m *metrics.Set, log *slog.Logger) (*enrich.Enricher, func(context.Context) error, error) {
-	specs, errs := parseFields(cfg.Fields)
-	if len(errs) > 0 {
-		return nil, nil, usageError{errors.Join(errs...)}
-	}
-	types := make([]indicator.Type, 0, len(cfg.VT.Types))
-	for _, t := range []indicator.Type{indicator.Hash, indicator.URL, indicator.Domain, indicator.IP} {
-		for _, name := range cfg.VT.Types {
-			if t.String() == name {
-				types = append(types, t)
-			}
-		}
-	}
-	parser, err := indicator.NewParser(indicator.Config{
-		Types: types, URLParts: cfg.VT.URLParts,
-		Networks: cfg.Skip.Networks, Domains: cfg.Skip.Domains, Hashes: cfg.Skip.Hashes,
-	})
-	if err != nil {
-		return nil, nil, usageError{err}
-	}
-
-	answers, err := openCache(cfg, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	own, _, _ := limits(&cfg.VT, quota.Account{})
-	counts, err := quota.Open(quotaPath(cfg), own, nil)
-	var damaged *quota.DamagedError
-	if errors.As(err, &damaged) {
-		log.Warn("the counts of requests could not be read; they begin anew", "error", damaged)
-	} else if err != nil {
-		return nil, nil, fmt.Errorf("path.data: open the counts of requests: %w", err)
-	}
-
-	vt, noSource, err := openSource(cfg, m, log)
-	if err != nil {
-		return nil, nil, errors.Join(err, counts.Close())
-	}
-	closeSource := func() error { return nil }
-	var source enrich.Source // nil, not a *virustotal.Source that is nil
-	var begin chan struct{}
-	if vt != nil {
-		source, closeSource = vt, vt.Close
-		if readsAccount(&cfg.VT) {
-			begin = make(chan struct{})
-		}
-	}
-	rules := cfg.VT
-	settings := enrich.Config{
-		Fields: specs, MaxValues: cfg.FieldsMaxValues, Details: enrich.Details(cfg.Details),
-		IDFromContent: cfg.ID.FromContent, IDMetadata: cfg.ID.Metadata, TrustVerdicts: cfg.Input.TrustVerdicts,
-		Rules: enrich.Rules{
-			Malicious:      enrich.PerType[int](rules.Malicious),
-			Suspicious:     enrich.PerType[int](rules.Suspicious),
-			Engines:        rules.Engines,
-			EnginesIgnore:  rules.EnginesIgnore,
-			MaxAnalysisAge: enrich.PerType[time.Duration](rules.MaxAnalysisAge),
-		},
-		ECS:  enrich.ECS(cfg.ECS),
-		Wait: cfg.VT.Wait,
-		TTL:  cfg.Cache.TTL, TTLMalicious: cfg.Cache.TTLMalicious, TTLNotFound: cfg.Cache.TTLNotFound,
-		Off: !cfg.VT.Enabled, NoSource: noSource, Begin: begin,
-		Log: log, Metrics: m,
-	}
-	prepare(&settings)
-	enricher, err := enrich.New(settings, parser, answers, source, counts)
-	if err != nil {
-		return nil, nil, errors.Join(err, closeSource(), counts.Close())
-	}
-	stopKeeper := func() {}
-	if vt != nil {
-		stopKeeper = keepLimits(cfg, vt, counts, enricher, begin, log)
-	}
-
-	snapshots := newSnapshots(cfg, answers, log)
-	stopLimit := keepMemoryLimit(cfg, answers.Len)
-	return enricher, func(ctx context.Context) error {
-		stopKeeper()
-		stopLimit()
-		err := errors.Join(enricher.Close(ctx), closeSource())
-		if err := snapshots.close(); err != nil {
-			// It costs quota, no event: all that was in flight may be settled all the same.
-			log.Warn("the cache could not be saved at the end", "error", err)
-		}
-		return errors.Join(err, counts.Close())
-	}, nil
-}
-
-func quotaPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "quota") }
-
-// keepLimits holds the counts against what the account of the key says, as far
-// as the settings want that. begin, if any, is closed when that is known for the
-// first time, or has been waited for.
-func keepLimits(cfg *configs.Config, source *virustotal.Source, counts *quota.Quota, enricher *enrich.Enricher, begin chan struct{}, log *slog.Logger) (stop func()) {
-	k := &keeper{vt: &cfg.VT, read: source.Account, log: log}
-	if begin == nil {
-		k.apply = func(quota.Limits, quota.Account) error { return nil } // they are in force
-		k.learned(quota.Account{}, "")
-		return func() {}
-	}
-	open := sync.OnceFunc(func() {
-		close(begin)
-		enricher.QuotaChanged()
-	})
-	k.apply = func(l quota.Limits, a quota.Account) error {
-		defer enricher.QuotaChanged()
-		defer open()
-		return counts.SetLimits(l, a)
-	}
-	timer := time.AfterFunc(accountWait, open)
-	stopReading := k.start()
-	return func() {
-		stopReading()
-		timer.Stop()
-	}
-}
-
-// openSource makes VirusTotal a source, or says in words why there is none; then
-// the source is nil.
-func openSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (source *virustotal.Source, none string, err error) {
-	switch {
-	case !cfg.VT.Enabled:
-		return nil, "vt.enabled is false", nil
-	case cfg.VT.APIKey == "":
-		return nil, "there is no API key: set vt.api_key_file, vt.api_key or VT_API_KEY", nil
-	}
-	source, err = newSource(cfg, m, log)
-	return source, "", err
-}
-
-// newSource makes VirusTotal a source; there is a key. m may be nil.
-func newSource(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*virustotal.Source, error) {
-	v, _, _ := build()
-	var proxy string
-	if cfg.VT.Proxy.URL != nil {
-		proxy = cfg.VT.Proxy.URL.String()
-	}
-	source, err := virustotal.New(virustotal.Config{
-		APIKey: cfg.VT.APIKey, URL: cfg.VT.URL.String(), ProxyURL: proxy, Direct: cfg.VT.Proxy.Direct,
-		Timeout: cfg.VT.Timeout, UserAgent: "vtsidecar/" + v, Log: log, Metrics: m,
-	})
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return source, nil
-}
-
-func snapshotPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "cache.snapshot") }
-
-// openCache makes the cache and fills it from the last snapshot. A damaged
-// snapshot costs quota, not events: it is set aside with one warning.
-func openCache(cfg *configs.Config, log *slog.Logger) (*cache.Cache[*enrich.Answer], error) {
-	answers := cache.New[*enrich.Answer](cache.Config{MaxEntries: cfg.Cache.MaxEntries})
-	if !cfg.Cache.Persist {
-		return answers, nil
-	}
-	n, err := answers.Load(snapshotPath(cfg), enrich.DecodeAnswer)
-	var damaged *cache.DamagedError
-	switch {
-	case errors.As(err, &damaged):
-		log.Warn("the cache's snapshot is damaged and was set aside", "error", damaged, "entries", n)
-	case err != nil:
-		return nil, fmt.Errorf("path.data: %w", err)
-	case n > 0:
-		log.Info("the cache was loaded", "entries", n)
-	}
-	return answers, nil
-}
-
-// snapshots saves the cache from time to time and at the end.
-type snapshots struct {
-	save func() error
-	stop chan struct{}
-	done chan struct{}
-}
-
-func newSnapshots(cfg *configs.Config, answers *cache.Cache[*enrich.Answer], log *slog.Logger) *snapshots {
-	s := &snapshots{stop: make(chan struct{}), done: make(chan struct{})}
-	s.save = func() error {
-		if !cfg.Cache.Persist {
-			return nil
-		}
-		return answers.Save(snapshotPath(cfg), enrich.AppendAnswer)
-	}
-	go func() {
-		defer close(s.done)
-		ticker := time.NewTicker(snapshotEvery)
-		defer ticker.Stop()
-		failing := false
-		for {
-			select {
-			case <-s.stop:
-				return
-			case <-ticker.C:
-			}
-			err := s.save()
-			if (err != nil) != failing {
-				if failing = err != nil; failing {
-					log.Warn("the cache could not be saved", "error", err)
-				} else {
-					log.Info("the cache is saved again")
-				}
-			}
-		}
-	}()
-	return s
-}
-
-// close saves for the last time.
-func (s *snapshots) close() error {
-	close(s.stop)
-	<-s.done
-	return s.save()
 }
