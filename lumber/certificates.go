@@ -16,6 +16,7 @@ package lumber
 //     not resume anyway.
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -54,7 +55,7 @@ type Certificates struct {
 // OpenCertificates reads the files and begins to follow them. What cannot be
 // used at that moment is an error.
 func OpenCertificates(cfg CertificatesConfig) (*Certificates, error) {
-	cfg.Every = or(cfg.Every, time.Second)
+	cfg.Every = cmp.Or(cfg.Every, time.Second)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

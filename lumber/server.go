@@ -8,6 +8,7 @@
 package lumber
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -64,22 +65,22 @@ type Config struct {
 }
 
 func (c *Config) complete() error {
-	c.MaxEvent = or(c.MaxEvent, 16<<20)
-	c.MaxWindow = or(c.MaxWindow, 10_000)
-	c.MaxWindowBytes = or(c.MaxWindowBytes, 1<<30)
-	c.Memory = or(c.Memory, 256<<20)
-	c.Keepalive = or(c.Keepalive, 5*time.Second)
-	c.Handshake = or(c.Handshake, 10*time.Second)
-	c.FirstByte = or(c.FirstByte, 10*time.Second)
-	c.NoProgress = or(c.NoProgress, 30*time.Second)
-	c.Stalled = or(c.Stalled, 10*time.Minute)
-	c.AckWrite = or(c.AckWrite, 2*time.Minute)
-	c.Linger = or(c.Linger, time.Second)
-	c.MinRate = or(c.MinRate, 64<<10)
-	c.MaxBehind = or(c.MaxBehind, 5*time.Second)
-	c.BatchBytes = or(c.BatchBytes, 8<<20)
-	c.ReadAhead = or(c.ReadAhead, 4)
-	c.Handlers = or(c.Handlers, 128)
+	c.MaxEvent = cmp.Or(c.MaxEvent, 16<<20)
+	c.MaxWindow = cmp.Or(c.MaxWindow, 10_000)
+	c.MaxWindowBytes = cmp.Or(c.MaxWindowBytes, 1<<30)
+	c.Memory = cmp.Or(c.Memory, 256<<20)
+	c.Keepalive = cmp.Or(c.Keepalive, 5*time.Second)
+	c.Handshake = cmp.Or(c.Handshake, 10*time.Second)
+	c.FirstByte = cmp.Or(c.FirstByte, 10*time.Second)
+	c.NoProgress = cmp.Or(c.NoProgress, 30*time.Second)
+	c.Stalled = cmp.Or(c.Stalled, 10*time.Minute)
+	c.AckWrite = cmp.Or(c.AckWrite, 2*time.Minute)
+	c.Linger = cmp.Or(c.Linger, time.Second)
+	c.MinRate = cmp.Or(c.MinRate, 64<<10)
+	c.MaxBehind = cmp.Or(c.MaxBehind, 5*time.Second)
+	c.BatchBytes = cmp.Or(c.BatchBytes, 8<<20)
+	c.ReadAhead = cmp.Or(c.ReadAhead, 4)
+	c.Handlers = cmp.Or(c.Handlers, 128)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -105,13 +106,6 @@ func (c *Config) complete() error {
 		refuse(v < 0, "%d: less than 0", v)
 	}
 	return errors.Join(errs...)
-}
-
-func or[T int | int64 | time.Duration](v, otherwise T) T {
-	if v == 0 {
-		return otherwise
-	}
-	return v
 }
 
 // Server accepts connections and owns them. Its methods are safe for concurrent
