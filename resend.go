@@ -48,7 +48,7 @@ func (r *resender) send(ctx context.Context, letters []*output.Letter) ([]output
 		switch {
 		case !whole:
 			o.Obstacle = "it does not have its event whole"
-		case l.Reason == "internal_error":
+		case l.Reason == event.ReasonInternal:
 			refused, err := r.handle(ctx, l, raw)
 			if err != nil {
 				return nil, err

@@ -105,15 +105,15 @@ func (w *Work) bury(ctx context.Context, ev *event.Event, err error) error {
 	if err := room(ctx, w, &s.dead, 1); err != nil {
 		return err
 	}
-	d := event.DeadLetter{Reason: "malformed", Event: ev.Raw, Length: int64(len(ev.Raw))}
+	d := event.DeadLetter{Reason: event.ReasonMalformed, Event: ev.Raw, Length: int64(len(ev.Raw))}
 	var malformed *scan.Malformed
 	switch {
 	case ev.Oversize != nil && ev.Oversize.Length > 0:
-		d.Reason, d.Detail = "oversize", "longer than input.max_event"
+		d.Reason, d.Detail = event.ReasonOversize, "longer than input.max_event"
 		d.Length, d.SHA256 = ev.Oversize.Length, hex.EncodeToString(ev.Oversize.SHA256[:])
 	case w.next == w.blamed:
 		// Nothing is wrong with it as far as is known, so it is kept whole.
-		d.Reason, d.Detail = "internal_error", "enriching it panicked; the log has the stack"
+		d.Reason, d.Detail = event.ReasonInternal, "enriching it panicked; the log has the stack"
 	case err == nil:
 		d.Detail, d.Length = "empty event", 0
 	case errors.As(err, &malformed):

@@ -163,9 +163,9 @@ func (l *Letter) Obstacle() string {
 	switch l.Reason {
 	case Unreadable:
 		return "what is written there is no letter"
-	case "malformed":
+	case event.ReasonMalformed:
 		return "it is no JSON object"
-	case "oversize":
+	case event.ReasonOversize:
 		return "it was longer than input.max_event, and only its beginning was kept"
 	}
 	return ""

@@ -106,9 +106,19 @@ type Line struct {
 	End int // offset in Lines.Buf behind the line's "\n"
 }
 
+// Why an event goes to the dead letter before any output has seen it.
+const (
+	ReasonMalformed = "malformed"      // it is no JSON object
+	ReasonOversize  = "oversize"       // longer than input.max_event
+	ReasonInternal  = "internal_error" // the program panicked over it
+)
+
+// Reasons are all of them.
+var Reasons = []string{ReasonMalformed, ReasonOversize, ReasonInternal}
+
 // DeadLetter is an event that cannot be stored where it should go.
 type DeadLetter struct {
-	Reason string // "malformed", "oversize", "internal_error", or the output's; a metric label, so from a small fixed set
+	Reason string // one of Reasons, or the output's; a metric label, so from a small fixed set
 	Detail string // the same in words; the output's may quote the event, so it is never logged
 	Event  []byte // the event's bytes, at most MaxStub of a malformed or oversized one
 	Length int64  // the event's whole length in bytes

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"vtsidecar/internal/event"
 )
 
 // Set holds the program's metrics. Its fields are safe for concurrent use.
@@ -147,7 +149,7 @@ func New(version, revision, goVersion string) *Set {
 		DeadLetterBytes:    gauge("dead_letter_bytes", "Bytes in the dead letter."),
 	}
 	// An alert on increase() does not see a series that begins at 1.
-	for _, reason := range []string{"malformed", "oversize", "internal_error"} {
+	for _, reason := range event.Reasons {
 		s.EventsDeadLettered.WithLabelValues(reason)
 	}
 	for _, code := range []string{"200", "401", "403", "404", "429", "error"} { // others are for the day when they come
