@@ -30,10 +30,7 @@ func (e *InUseError) Error() string {
 }
 
 // Dir is the data folder, locked.
-type Dir struct {
-	path string
-	lock *os.File
-}
+type Dir struct{ lock *os.File }
 
 // Open makes the folder, and those above it, where they are missing, and locks
 // it. A folder that is there keeps its permissions: it may be more than ours.
@@ -56,11 +53,8 @@ func Open(path string) (*Dir, error) {
 		return nil, fmt.Errorf("path.data: lock %s: %w", f.Name(), err)
 	}
 	sign(f)
-	return &Dir{path: path, lock: f}, nil
+	return &Dir{lock: f}, nil
 }
-
-// Path is the folder, as it was given to Open.
-func (d *Dir) Path() string { return d.path }
 
 // Close gives the folder to the next process.
 func (d *Dir) Close() error {
