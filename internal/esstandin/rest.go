@@ -115,11 +115,7 @@ func (s *Server) answer(w http.ResponseWriter, status int, v any) {
 
 // failure is an error of the whole request.
 func (s *Server) failure(w http.ResponseWriter, status int, errType, reason string) {
-	cause := map[string]any{"type": errType, "reason": reason}
-	s.answer(w, status, map[string]any{
-		"error":  map[string]any{"root_cause": []any{cause}, "type": errType, "reason": reason},
-		"status": status,
-	})
+	s.answer(w, status, fail(status, errType, reason))
 }
 
 // rest answers all but bulks.
@@ -187,6 +183,7 @@ func noHandler(r *http.Request) (int, any) {
 	return http.StatusBadRequest, map[string]any{"error": fmt.Sprintf("no handler found for uri [%s] and method [%s]", r.URL.RequestURI(), r.Method)}
 }
 
+// fail is the body of such an error.
 func fail(status int, errType, reason string) any {
 	cause := map[string]any{"type": errType, "reason": reason}
 	return map[string]any{"error": map[string]any{"root_cause": []any{cause}, "type": errType, "reason": reason}, "status": status}
