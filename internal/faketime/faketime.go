@@ -1,4 +1,6 @@
 // Package faketime is for tests that run in a bubble of testing/synctest.
+//
+// Promise: no test sleeps by it; outside of a bubble it fails the test instead.
 package faketime
 
 import (

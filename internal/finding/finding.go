@@ -1,5 +1,8 @@
 // Package finding says what a test of an output found, in words for people and
 // for --json: what was looked at, how it is, and the mend.
+//
+// Promise: what must be mended is said with the setting or the host, and the mend;
+// what could not be looked at is called unknown, never right.
 package finding
 
 import (

@@ -1,5 +1,8 @@
 // Package standin runs a stand-in of something outside as a program of its own,
 // for demonstrations, benchmarks and tests of whole processes.
+//
+// Promise: when it listens its address is on stderr, in one line; and when it is
+// told to stop it does so soon, whatever answers hang.
 package standin
 
 import (

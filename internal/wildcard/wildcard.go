@@ -1,5 +1,8 @@
 // Package wildcard compares names with patterns in which * stands for any text,
 // none too, as Elasticsearch has them for indices; no other character is special.
+//
+// Promise: every text is a pattern, and no name and no pattern makes it try more
+// than one way.
 package wildcard
 
 import "strings"

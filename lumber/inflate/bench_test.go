@@ -46,7 +46,7 @@ func BenchmarkWindows(b *testing.B) {
 		require.Equal(b, size, n)
 		return time.Since(t)
 	}
-	std, klaus, ours := stdflate.NewReader(in), flate.NewReader(in), New(in)
+	std, klaus, ours := stdflate.NewReader(in), flate.NewReader(in), newReader(in)
 	var klausToStd, oursToStd, oursToKlaus []float64
 	var total time.Duration
 	for b.Loop() {
@@ -72,7 +72,7 @@ func BenchmarkRead(b *testing.B) {
 	z := deflated(b, w, 3)
 	in := bufio.NewReaderSize(nil, 32<<10)
 	src := bytes.NewReader(nil)
-	r := New(in)
+	r := newReader(in)
 	chunk := make([]byte, 64<<10)
 	b.SetBytes(int64(len(w)))
 	b.ReportAllocs()

@@ -38,7 +38,7 @@ func FuzzStandard(f *testing.F) {
 		want, theirs := io.ReadAll(io.LimitReader(stdflate.NewReader(theirSource), most))
 
 		in, sizes := odd(stream, seed)
-		r := New(in)
+		r := newReader(in)
 		var got []byte
 		var err error
 		p := make([]byte, 64<<10)
@@ -127,7 +127,7 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 		stream := z.Bytes()
 		in, sizes := odd(append(stream, tail...), seed)
-		r := New(in)
+		r := newReader(in)
 		var got []byte
 		p := make([]byte, 64<<10)
 		for {

@@ -1,6 +1,7 @@
 package inflate
 
 import (
+	"bufio"
 	"bytes"
 	"compress/flate"
 	"encoding/binary"
@@ -11,6 +12,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+// newReader returns a Reader of the stream that begins at in's next byte.
+func newReader(in *bufio.Reader) *Reader {
+	r := &Reader{}
+	r.Reset(in)
+	return r
+}
 
 // deflated compresses with the standard library, as Beats do.
 func deflated(tb testing.TB, data []byte, level int) []byte {

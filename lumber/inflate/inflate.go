@@ -1,12 +1,13 @@
-// Package inflate reads DEFLATE (RFC 1951): what it returns is exactly what was
-// compressed, or an error; never does it take a byte that stands behind the
-// stream, whatever bytes it is given.
+// Package inflate reads DEFLATE (RFC 1951).
+//
+// Promise: what it returns is exactly what was compressed, or an error; never does
+// it take a byte that stands behind the stream, whatever bytes it is given.
 //
 // It is made for one use: many streams of text, one after the other, each into
 // large buffers. So it decodes straight into the buffer of its caller. Only what
 // later matches may refer to, the last 32 KiB, is copied once more when a Read
 // returns. A Reader takes 42 KiB, however long its streams are, and
-// allocates nothing after New.
+// allocates nothing.
 //
 // The rules:
 //
@@ -67,7 +68,7 @@ const (
 	stepEnd
 )
 
-// Reader inflates. It is for one goroutine at a time.
+// Reader inflates what Reset has given it. It is for one goroutine at a time.
 type Reader struct {
 	in   *bufio.Reader
 	err  error // final, io.EOF included
@@ -94,13 +95,6 @@ type Reader struct {
 	// The last bytes returned: seen of them, as a ring that goes on at at.
 	seen, at int
 	window   [windowSize]byte
-}
-
-// New returns a Reader of the stream that begins at in's next byte.
-func New(in *bufio.Reader) *Reader {
-	r := &Reader{}
-	r.Reset(in)
-	return r
 }
 
 // Reset begins a new stream at in's next byte.

@@ -102,7 +102,7 @@ func TestRoundTrips(t *testing.T) {
 		require.NoError(t, err)
 		compressors = append(compressors, compressor{"standard", std}, compressor{"klauspost", other})
 	}
-	r := New(nil)
+	r := newReader(nil)
 	for name, data := range datas() {
 		t.Run(name, func(t *testing.T) {
 			for i, c := range compressors {
@@ -195,7 +195,7 @@ func TestEverySplit(t *testing.T) {
 	theirs, err := io.ReadAll(stdflate.NewReader(bytes.NewReader(stream)))
 	require.NoError(t, err)
 	require.Equal(t, string(theirs), string(data), "the test's own stream")
-	r := New(nil)
+	r := newReader(nil)
 	for i := range stream {
 		for j := 1; j <= len(data); j++ {
 			in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(stream[:i]), bytes.NewReader(stream[i:]), strings.NewReader(tail)), 512)
@@ -208,7 +208,7 @@ func TestEverySplit(t *testing.T) {
 			require.Equal(t, tail, string(rest), "%d %d", i, j)
 		}
 	}
-	got, err := readAll(t, New(bufio.NewReader(iotest.OneByteReader(bytes.NewReader(stream)))), 1)
+	got, err := readAll(t, newReader(bufio.NewReader(iotest.OneByteReader(bytes.NewReader(stream)))), 1)
 	require.Equal(t, io.EOF, err)
 	require.Equal(t, string(data), string(got))
 }
@@ -222,7 +222,7 @@ func TestTruncated(t *testing.T) {
 		for n := range stream {
 			want, theirs := io.ReadAll(stdflate.NewReader(bytes.NewReader(stream[:n])))
 			require.Equal(t, io.ErrUnexpectedEOF, theirs)
-			got, err := readAll(t, New(bufio.NewReader(bytes.NewReader(stream[:n]))), 1+n%400)
+			got, err := readAll(t, newReader(bufio.NewReader(bytes.NewReader(stream[:n]))), 1+n%400)
 			require.Equal(t, io.ErrUnexpectedEOF, err)
 			require.True(t, bytes.HasPrefix(got, want), n)
 			require.Less(t, len(got)-len(want), 15, n)
@@ -234,7 +234,7 @@ func TestTruncated(t *testing.T) {
 func TestInputFails(t *testing.T) {
 	stream, data := small(t)
 	broken := errors.New("broken")
-	r := New(bufio.NewReader(io.MultiReader(bytes.NewReader(stream[:len(stream)-1]), iotest.ErrReader(broken))))
+	r := newReader(bufio.NewReader(io.MultiReader(bytes.NewReader(stream[:len(stream)-1]), iotest.ErrReader(broken))))
 	got, err := readAll(t, r, 1000)
 	require.Equal(t, broken, err)
 	require.True(t, bytes.HasPrefix(data, got) && len(got) > len(data)-12, "%q", got)
@@ -249,7 +249,7 @@ func TestReadDoesNotWait(t *testing.T) {
 		_, _ = out.Write(w.bits(0, 1).bits(1, 2).text("ready").bits(0, 7).b) // and then never again
 	}()
 	p := make([]byte, 100)
-	n, err := New(bufio.NewReader(in)).Read(p)
+	n, err := newReader(bufio.NewReader(in)).Read(p)
 	require.NoError(t, err)
 	require.Equal(t, "ready", string(p[:n]))
 }
@@ -318,7 +318,7 @@ func TestRefused(t *testing.T) {
 			for _, behind := range []int{0, 1, 400} { // with 400 the fast loop sees it first
 				stream := append(tt.stream.b[:len(tt.stream.b):len(tt.stream.b)], make([]byte, behind)...)
 				for _, size := range []int{1, 4096} {
-					got, err := readAll(t, New(bufio.NewReader(bytes.NewReader(stream))), size)
+					got, err := readAll(t, newReader(bufio.NewReader(bytes.NewReader(stream))), size)
 					assert.Equal(t, tt.want, err)
 					assert.Equal(t, tt.output, string(got))
 				}
@@ -347,7 +347,7 @@ func TestAccepted(t *testing.T) {
 			assert.Equal(t, tt.want, string(theirs))
 			for _, size := range []int{1, 4096} {
 				in := bufio.NewReader(io.MultiReader(bytes.NewReader(tt.stream.b), strings.NewReader(tail)))
-				got, err := readAll(t, New(in), size)
+				got, err := readAll(t, newReader(in), size)
 				assert.Equal(t, io.EOF, err)
 				assert.Equal(t, tt.want, string(got))
 				rest, err := io.ReadAll(in)
@@ -379,7 +379,7 @@ func TestDistances(t *testing.T) {
 					left = left[len(piece):]
 				}
 				w.bits(3, 3).fixed(285).code(code, 5).bits(behind-int(distMeaning[code]>>16), int(distMeaning[code]&0xff)).fixed(endOfBlock).align()
-				got, err := readAll(t, New(bufio.NewReader(bytes.NewReader(w.b))), size)
+				got, err := readAll(t, newReader(bufio.NewReader(bytes.NewReader(w.b))), size)
 				want := bytes.Clone(data[:before])
 				if before < behind {
 					require.Equal(t, errDistance, err, "%d behind, in pieces of %d", behind, size)
@@ -398,7 +398,7 @@ func TestDistances(t *testing.T) {
 // A Reader begins anew after anything, and forgets what was before.
 func TestReset(t *testing.T) {
 	stream, data := small(t)
-	r := New(bufio.NewReader(strings.NewReader("")))
+	r := newReader(bufio.NewReader(strings.NewReader("")))
 	_, err := readAll(t, r, 10)
 	require.Equal(t, io.ErrUnexpectedEOF, err)
 	for n := range stream {
@@ -426,7 +426,7 @@ func TestMemory(t *testing.T) {
 	w := deflated(t, window(rand.New(rand.NewPCG(1, 2)), 0, 300), 3)
 	src := bytes.NewReader(nil)
 	in := bufio.NewReader(nil)
-	r := New(in)
+	r := newReader(in)
 	p := make([]byte, 10_000)
 	require.Zero(t, testing.AllocsPerRun(10, func() {
 		src.Reset(w)
@@ -474,7 +474,7 @@ func randomLengths(rnd *rand.Rand, most, longest int) []uint8 {
 // long, and all lengths follow each other at all places of a byte.
 func TestRandomCodes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(11, 12))
-	r := New(nil)
+	r := newReader(nil)
 	for range 300 {
 		litlen, dist := map[int]int{}, map[int]int{}
 		for litlen[endOfBlock] == 0 {
