@@ -188,6 +188,33 @@ func TestOneExit(t *testing.T) {
 	}
 }
 
+// An interface has one or two methods, or its comment says why it is larger.
+func TestInterfacesAreSmall(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, f := range slices.Concat(p.GoFiles, p.CgoFiles) {
+			set := token.NewFileSet()
+			tree, err := parser.ParseFile(set, filepath.Join(p.Dir, f), nil, parser.ParseComments|parser.SkipObjectResolution)
+			require.NoError(t, err)
+			for _, d := range tree.Decls {
+				decl, ok := d.(*ast.GenDecl)
+				if !ok {
+					continue
+				}
+				said := strings.Contains(strings.Join(strings.Fields(decl.Doc.Text()), " "), "larger than an interface should be")
+				for _, s := range decl.Specs {
+					named, ok := s.(*ast.TypeSpec)
+					if !ok {
+						continue
+					}
+					if i, ok := named.Type.(*ast.InterfaceType); ok {
+						assert.Equal(t, len(i.Methods.List) > 2, said, "%s: %s has %d methods", set.Position(s.Pos()), named.Name, len(i.Methods.List))
+					}
+				}
+			}
+		}
+	}
+}
+
 // No test sleeps: it waits for the thing itself, or in a bubble of synctest lets
 // time pass by internal/faketime, which knows a bubble from the world.
 func TestNoTestSleeps(t *testing.T) {

@@ -8,7 +8,8 @@ import (
 )
 
 // disk is what a snapshot needs of a file system. A fake of it fails at will
-// and forgets what was not synced.
+// and forgets what was not synced. It is larger than an interface should be, so
+// that it can do so at each call.
 type disk interface {
 	// Open opens a regular file for reading.
 	Open(path string) (io.ReadCloser, error)

@@ -19,7 +19,9 @@ import (
 	"vtsidecar/internal/metrics"
 )
 
-// Quota counts requests before they are made. *quota.Quota is one.
+// Quota counts requests before they are made. *quota.Quota is one. It is larger
+// than an interface should be: what is taken, what the source says of it and what
+// is left are one count.
 type Quota interface {
 	// Take counts one request, durably. Where none is left, ok is false and
 	// until says when one may be. With an error nothing was granted.

@@ -46,14 +46,16 @@ type FS interface {
 	SyncDir(name string) error
 }
 
-// View is a file that is open for reading.
+// View is a file that is open for reading. It is larger than an interface should
+// be, as FS is.
 type View interface {
 	io.ReaderAt
 	io.Closer
 	Stat() (fs.FileInfo, error)
 }
 
-// Handle is an open file that is read anywhere and written at its end.
+// Handle is an open file that is read anywhere and written at its end. It is
+// larger than an interface should be, as FS is.
 type Handle interface {
 	io.ReaderAt
 	io.Closer

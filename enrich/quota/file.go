@@ -38,6 +38,7 @@ const _ = uint(regionSize - maxRecord)
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // disk is what is needed of a file system. A fake of it forgets what was not synced.
+// It is larger than an interface should be, so that it can do so at each call.
 type disk interface {
 	ReadFile(path string, most int64) ([]byte, error)
 	OpenFile(path string, flag int, perm fs.FileMode) (diskFile, error)
@@ -45,7 +46,8 @@ type disk interface {
 	SyncDir(path string) error
 }
 
-// diskFile is an open file.
+// diskFile is an open file. It is larger than an interface should be for the
+// same reason.
 type diskFile interface {
 	io.WriterAt
 	Sync() error

@@ -51,7 +51,8 @@ const Sentinel = 16
 
 // Budget is the share of input.memory that one window holds. Everything that is
 // allocated for a batch beyond a small constant is reserved here first, so that
-// memory stays bounded whatever clients send.
+// memory stays bounded whatever clients send. It is larger than an interface
+// should be: who may reserve must be able to release, and to know who waits.
 type Budget interface {
 	// Reserve blocks until n more bytes are granted, or returns ctx's error.
 	// The oldest unfinished window of the server is always granted.
