@@ -264,6 +264,34 @@ func TestTooManyRequestsPauses(t *testing.T) {
 	}
 }
 
+// A source that wants pauses again and again is told of once, and once more when
+// it has wanted none for a while.
+func TestPausesOfTheSourceAreToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		b := newBench(t, enrich.Config{Wait: time.Second, Workers: 1, TTLNotFound: time.Minute}, source, nil)
+		defer b.close()
+		const begins, ends = "takes fewer requests in a minute", "wants no more pauses"
+		for range 3 {
+			source.say(ip1, reply{err: failure(enrich.PauseMinute, time.Minute)})
+			b.doc(ipEvent(ip1))
+			source.say(ip1, reply{}) // not known
+			faketime.Pass(t, 8*time.Minute)
+		}
+		assert.Equal(t, 1, b.log.count(begins))
+		assert.Zero(t, b.log.count(ends))
+		faketime.Pass(t, 2*time.Minute)
+		b.doc(ipEvent(ip2))
+		assert.Equal(t, 1, b.log.count(ends))
+		b.doc(ipEvent(ip3))
+		assert.Equal(t, 1, b.log.count(ends))
+
+		source.say(ip1, reply{err: failure(enrich.PauseMinute, time.Minute)})
+		b.doc(ipEvent(ip1))
+		assert.Equal(t, 2, b.log.count(begins))
+	})
+}
+
 func TestARefusedKeyStopsLookupsAndSaysSoOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource(t)
@@ -843,6 +871,25 @@ func TestNobodyWaitsForARequestThatWentBack(t *testing.T) {
 		began := time.Now()
 		assert.Equal(t, "quota unknown", b.doc(ipEvent(ip1)).word("source.ip"))
 		assert.Zero(t, time.Since(began))
+	})
+}
+
+// Both are told that the day's quota is used up: the second says nothing new of
+// the quota, and its batch waits for it no longer all the same.
+func TestNobodyWaitsForTheSecondRequestThatWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource(t)
+		told := failure(enrich.Exhausted, 20*time.Hour)
+		source.say(ip1, reply{err: told, after: 100 * time.Millisecond})
+		source.say(ip2, reply{err: told, after: 200 * time.Millisecond})
+		b := newBench(t, enrich.Config{Wait: 2 * time.Second, Workers: 2}, source, &fakeQuota{window: "day", left: 100})
+		defer b.close()
+		began := time.Now()
+		for _, d := range b.docs(ipEvent(ip1), ipEvent(ip2)) {
+			assert.Equal(t, "quota unknown", d.word("source.ip"))
+		}
+		assert.Equal(t, 200*time.Millisecond, time.Since(began))
+		assert.Equal(t, 1, b.log.count("quota is used up"))
 	})
 }
 

@@ -42,6 +42,7 @@ const (
 	retryQuota   = 10 * time.Second // after the counts could not be saved
 	lookAgain    = time.Minute      // longest sleep in a pause: the clock may be set meanwhile
 	shortAnswer  = 10 * time.Minute // lifetime of what the source takes for no indicator
+	calmAfter    = 10 * time.Minute // without a pause of the source's, which are told of as one
 )
 
 var (
@@ -107,6 +108,7 @@ type queue struct {
 	quotas     uint64    // how often the quota has changed
 	saidWindow string    // of the pause that the log told of; empty: of none
 	saidUntil  time.Time // the same
+	pausedAt   time.Time // when the source last wanted a pause of its minute; zero: that is over, and the log told so
 	sick       sickness
 	sickUntil  time.Time
 	probing    bool          // one worker tries
@@ -445,10 +447,11 @@ func (q *queue) drop(r *request) {
 // spend stops requests until a window begins anew. With mu.
 func (q *queue) spend(window string, until time.Time) {
 	if !until.After(q.spentUntil) {
+		q.worse() // a request went back, for which somebody may wait
 		q.cond.Signal()
 		return
 	}
-	// Minutes and hours come and go all the time.
+	// Our own minutes and hours come and go all the time.
 	if (window == quota.Day || window == quota.Month) && (window != q.saidWindow || !until.Equal(q.saidUntil)) {
 		q.log.Warn("look-ups pause: the quota is used up", "source", q.source.Name(), "window", window, "until", until.UTC().Format(time.RFC3339))
 		q.saidWindow, q.saidUntil = window, until
@@ -564,6 +567,10 @@ func (q *queue) recovered(r *request, took time.Duration) {
 	}
 	q.took += (took - q.took) / 8
 	q.failures = 0
+	if !q.pausedAt.IsZero() && q.now().Sub(q.pausedAt) >= calmAfter {
+		q.log.Info("look-ups go on: the source wants no more pauses", "source", q.source.Name())
+		q.pausedAt = time.Time{}
+	}
 	if r.probe {
 		r.probe, q.probing = false, false
 		q.sick, q.backoff = well, 0
@@ -643,6 +650,12 @@ func (q *queue) exhausted(r *request, e *LookupError) {
 	q.failures = 0
 	if r.probe { // it has answered, if only this
 		q.sick, q.backoff = well, 0
+	}
+	if e.Decision == PauseMinute {
+		if q.pausedAt.IsZero() {
+			q.log.Warn("look-ups pause: the source takes fewer requests in a minute than are made", "source", q.source.Name(), "until", until.UTC().Format(time.RFC3339))
+		}
+		q.pausedAt = now
 	}
 	if q.closed {
 		q.drop(r)
