@@ -99,12 +99,18 @@ func openEnricher(cfg *configs.Config, prepare func(*enrich.Config), m *metrics.
 		stopKeeper()
 		stopLimit()
 		err := errors.Join(enricher.Close(ctx), closeSource())
-		if err := snapshots.close(); err != nil {
-			// It costs quota, no event: all that was in flight may be settled all the same.
-			log.Warn("the cache could not be saved at the end", "error", err)
-		}
-		return errors.Join(err, counts.Close())
+		saveAtEnd(log, "the cache", snapshots.close)
+		saveAtEnd(log, "the counts of requests", counts.Close)
+		return err
 	}, nil
+}
+
+// saveAtEnd saves what costs quota and no event where it is lost: all that was in
+// flight may be settled all the same, so it is no failure of the program.
+func saveAtEnd(log *slog.Logger, what string, save func() error) {
+	if err := save(); err != nil {
+		log.Warn(what+" could not be saved at the end", "error", err)
+	}
 }
 
 func quotaPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "quota") }
