@@ -452,6 +452,7 @@ func TestExitStatuses(t *testing.T) {
 		{"--no.such.flag=1", 2, []string{"no.such.flag"}},
 		{"test config --vt.wait 3 --input.memory 1MiB", 2, []string{"vt.wait", "input.memory"}},
 		{"test config --late.enabled", 2, []string{"late.enabled", "not in this version"}},
+		{"test config --late.enabled true --vt.wait 3", 2, []string{"late.enabled", "not in this version", "vt.wait"}},
 		{"test config --fields a:ipv4,global.x --fields b..c", 2, []string{"a:ipv4", "global", "b..c"}},
 		{"--input.address " + busy.Addr().String(), 1, []string{"input.address", busy.Addr().String()}},
 		{"--input.address 127.0.0.1:0 --admin.address " + busy.Addr().String(), 1, []string{"admin.address"}},

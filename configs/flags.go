@@ -158,7 +158,7 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 		case known && !inline && value:
 			o.flag(name, arg, next)
 			i++
-		case known && !inline && isBoolSetting(name) && (strings.EqualFold(next, "true") || strings.EqualFold(next, "false")):
+		case known && !inline && isBoolSetting(name) && isBool(next):
 			o.flag(name, arg+"="+next)
 			i++
 		case known:
@@ -168,7 +168,7 @@ func TakeUnknown(app *cli.App, args []string) (rest []string, taken []Value) {
 		default:
 			// Nothing runs with an unknown flag, so guessing which argument is its
 			// value can only change which further mistakes are seen.
-			if !inline && next != "" && !strings.HasPrefix(next, "-") && !commands[next] && !isBoolSetting(nearest(name)) {
+			if !inline && next != "" && !strings.HasPrefix(next, "-") && !commands[next] && (isBool(next) || !isBoolSetting(nearest(name))) {
 				text = next
 				i++
 			}
@@ -211,6 +211,10 @@ func (o *order) args(commands []*cli.Command) []string {
 		commands = commands[i].Subcommands
 	}
 	return slices.Concat(o.settings, o.first, o.words[:n], o.own, o.words[n:], o.end)
+}
+
+func isBool(text string) bool {
+	return strings.EqualFold(text, "true") || strings.EqualFold(text, "false")
 }
 
 func isBoolSetting(name string) bool {
