@@ -3,6 +3,7 @@ package enrich
 import (
 	"context"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"vtsidecar/enrich/indicator"
@@ -318,7 +319,7 @@ func (w *Work) appendLists(dst []byte, m *summary) []byte {
 		var seen [maxList]string
 		for _, d := range s.distinct {
 			f := &s.findings[d]
-			if f.result != resultMalicious || f.answer.ThreatLabel == "" || n == maxList || contains(seen[:n], f.answer.ThreatLabel) {
+			if f.result != resultMalicious || f.answer.ThreatLabel == "" || n == maxList || slices.Contains(seen[:n], f.answer.ThreatLabel) {
 				continue
 			}
 			seen[n] = f.answer.ThreatLabel
@@ -327,15 +328,6 @@ func (w *Work) appendLists(dst []byte, m *summary) []byte {
 		}
 	}
 	return append(dst, ']')
-}
-
-func contains(list []string, s string) bool {
-	for _, have := range list {
-		if have == s {
-			return true
-		}
-	}
-	return false
 }
 
 // comma separates the elements of a list and counts them.

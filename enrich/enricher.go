@@ -70,6 +70,45 @@ type Config struct {
 	Metrics *metrics.Set     // nil: a set that nobody reads
 }
 
+// complete fills in what zero values stand for. The error is about a value that
+// stands for nothing.
+func (c *Config) complete() error {
+	orDefault(&c.TTL, 7*24*time.Hour)
+	orDefault(&c.TTLMalicious, c.TTL)
+	orDefault(&c.TTLNotFound, 24*time.Hour)
+	orDefault(&c.MaxValues, 64)
+	orDefault(&c.Workers, 8)
+	orDefault(&c.QueueLength, 10_000)
+	orDefault(&c.PortionBytes, maxPortion)
+	switch c.Details {
+	case "":
+		c.Details = DetailsHits
+	case DetailsHits, DetailsAll, DetailsNone:
+	default:
+		return fmt.Errorf("enrich: details cannot be %q", string(c.Details))
+	}
+	if c.ECS.MatchedType == "" {
+		c.ECS.MatchedType = "indicator_match_rule"
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.New("", "", "")
+	}
+	return nil
+}
+
+// orDefault sets what is not above 0.
+func orDefault[T int | time.Duration](p *T, def T) {
+	if *p <= 0 {
+		*p = def
+	}
+}
+
 // field is a configured field: scan finds it by its place in Config.Fields.
 type field struct {
 	kind indicator.Kind
@@ -100,40 +139,8 @@ type Enricher struct {
 // source (nil) and without answers (nil) every indicator is unavailable;
 // without a quota (nil) requests are unlimited.
 func New(cfg Config, parser *indicator.Parser, answers *cache.Cache[*Answer], source Source, quota Quota) (*Enricher, error) {
-	set := func(p *time.Duration, def time.Duration) {
-		if *p <= 0 {
-			*p = def
-		}
-	}
-	set(&cfg.TTL, 7*24*time.Hour)
-	set(&cfg.TTLMalicious, cfg.TTL)
-	set(&cfg.TTLNotFound, 24*time.Hour)
-	for _, n := range []struct {
-		p   *int
-		def int
-	}{{&cfg.MaxValues, 64}, {&cfg.Workers, 8}, {&cfg.QueueLength, 10_000}, {&cfg.PortionBytes, maxPortion}} {
-		if *n.p <= 0 {
-			*n.p = n.def
-		}
-	}
-	switch cfg.Details {
-	case "":
-		cfg.Details = DetailsHits
-	case DetailsHits, DetailsAll, DetailsNone:
-	default:
-		return nil, fmt.Errorf("enrich: details cannot be %q", string(cfg.Details))
-	}
-	if cfg.ECS.MatchedType == "" {
-		cfg.ECS.MatchedType = "indicator_match_rule"
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = metrics.New("", "", "")
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	if parser == nil {
 		return nil, errors.New("enrich: no parser of indicators")

@@ -89,18 +89,13 @@ type judge struct {
 }
 
 func newJudge(rules Rules) *judge {
-	fill := func(p *int, def int) {
-		if *p <= 0 {
-			*p = def
-		}
-	}
 	for _, p := range []*int{&rules.Malicious.IP, &rules.Malicious.Domain, &rules.Malicious.URL, &rules.Malicious.Hash} {
-		fill(p, 5)
+		orDefault(p, 5)
 	}
 	for _, p := range []*int{&rules.Suspicious.IP, &rules.Suspicious.Domain, &rules.Suspicious.URL} {
-		fill(p, 2)
+		orDefault(p, 2)
 	}
-	fill(&rules.Suspicious.Hash, 1)
+	orDefault(&rules.Suspicious.Hash, 1)
 	return &judge{rules: rules, stamp: rand.Uint64()<<tallyBits | 1<<(tallyBits-1)}
 }
 
