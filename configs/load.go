@@ -3,10 +3,10 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -179,12 +179,7 @@ func (l *loader) environment() {
 			vars[name] = text
 		}
 	}
-	names := make([]string, 0, len(vars))
-	for n := range vars {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	for _, n := range names {
+	for _, n := range slices.Sorted(maps.Keys(vars)) {
 		text := vars[n]
 		i, known := byEnv[n]
 		switch {
@@ -207,18 +202,10 @@ func (l *loader) environment() {
 	}
 }
 
+// envIsLater says the same of a variable as isLater of a name.
 func envIsLater(variable string) bool {
-	for _, name := range later {
-		if variable == envName(name) {
-			return true
-		}
-	}
-	for _, s := range laterSections {
-		if strings.HasPrefix(variable, envName(s)+"_") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(later, func(name string) bool { return variable == envName(name) }) ||
+		slices.ContainsFunc(laterSections, func(s string) bool { return strings.HasPrefix(variable, envName(s)+"_") })
 }
 
 // file reads the YAML file, if there is one.
@@ -280,13 +267,9 @@ func (l *loader) parse() {
 				}
 			}
 		}
-		def := &given{texts: []string{s.def}, where: "default"}
-		if s.list {
-			def.texts = splitList(s.def)
-		}
 		// A setting whose default stands in words keeps its zero value.
 		if s.def != "" {
-			set(l.cfg, def)
+			set(l.cfg, &given{texts: s.defaults(), where: "default"})
 		}
 		win := l.winner(i)
 		for y := layerDefault + 1; y < layers; y++ {

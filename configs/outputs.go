@@ -271,7 +271,7 @@ func (l *loader) output() {
 		if !strings.HasPrefix(name, "output.") || section == c.Output || l.bad[name] {
 			continue
 		}
-		if g := l.values[i][l.winner(i)]; g != nil && !slices.Equal(g.texts, l.defaults(i)) {
+		if g := l.values[i][l.winner(i)]; g != nil && !slices.Equal(g.texts, table[i].defaults()) {
 			mend := "set output." + section + ".hosts, or take it out"
 			if section == OutputToFile {
 				mend = "they go to output." + c.Output + ", so take it out"
@@ -279,14 +279,6 @@ func (l *loader) output() {
 			l.wrong(name, "is given, but events do not go there: "+mend)
 		}
 	}
-}
-
-// defaults are the texts of a setting's default.
-func (l *loader) defaults(i int) []string {
-	if table[i].list {
-		return splitList(table[i].def)
-	}
-	return []string{table[i].def}
 }
 
 // checkOutput finds what is wrong between the settings of an output.

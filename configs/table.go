@@ -21,6 +21,14 @@ type setting struct {
 	secret bool
 }
 
+// defaults are the texts of the default.
+func (s *setting) defaults() []string {
+	if s.list {
+		return splitList(s.def)
+	}
+	return []string{s.def}
+}
+
 // MaxEventLimit is the longest event that can be configured, and the longest
 // that is read and skipped; beyond it the connection is closed.
 const MaxEventLimit = 128 << 20
@@ -183,17 +191,8 @@ var laterSections = []string{"oti", "late", "cache.redis"}
 
 // isLater says whether a name is, or is below, something planned.
 func isLater(name string) bool {
-	for _, l := range later {
-		if name == l {
-			return true
-		}
-	}
-	for _, s := range laterSections {
-		if name == s || strings.HasPrefix(name, s+".") {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(later, name) ||
+		slices.ContainsFunc(laterSections, func(s string) bool { return name == s || strings.HasPrefix(name, s+".") })
 }
 
 // find is the declaration of a name, or nil.

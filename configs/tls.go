@@ -31,16 +31,8 @@ func (l *loader) tls() {
 	}
 
 	// Authorities are read even where there is no certificate: each mistake in one go.
-	pool := x509.NewCertPool()
-	for _, path := range in.CAs {
-		const name = "input.ssl.certificate_authorities"
-		data, ok := l.read(name, l.where(name), path, 1<<20)
-		if ok && !pool.AppendCertsFromPEM(data) {
-			l.wrong(name, quote(path)+" holds no certificate: name a PEM file with the authority's certificate")
-			ok = false
-		}
-		usable = usable && ok
-	}
+	pool, ok := l.authorities("input.ssl.certificate_authorities", in.CAs)
+	usable = usable && ok
 	if in.Certificate == "" && in.Key == "" {
 		return
 	}
@@ -71,6 +63,21 @@ func (l *loader) tls() {
 		in.TLS.ClientCAs = pool
 	}
 	in.ReadTLS = l.reader()
+}
+
+// authorities reads the PEM files that a setting names. It is false where one of
+// them cannot be used.
+func (l *loader) authorities(name string, paths []string) (pool *x509.CertPool, usable bool) {
+	pool, usable = x509.NewCertPool(), true
+	for _, path := range paths {
+		data, ok := l.read(name, l.where(name), path, 1<<20)
+		if ok && !pool.AppendCertsFromPEM(data) {
+			l.wrong(name, quote(path)+" holds no certificate: name a PEM file with the authority's certificate")
+			ok = false
+		}
+		usable = usable && ok
+	}
+	return pool, usable
 }
 
 // reader makes Listener.ReadTLS. It keeps nothing of the settings but input.ssl.
@@ -225,15 +232,7 @@ func (l *loader) clientTLS(prefix string, s *ClientSSL, encrypted bool) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	usable := true
 	if len(s.CAs) > 0 {
-		conf.RootCAs = x509.NewCertPool()
-		for _, path := range s.CAs {
-			data, ok := l.read(name("certificate_authorities"), l.where(name("certificate_authorities")), path, 1<<20)
-			if ok && !conf.RootCAs.AppendCertsFromPEM(data) {
-				l.wrong(name("certificate_authorities"), quote(path)+" holds no certificate: name a PEM file with the authority's certificate")
-				ok = false
-			}
-			usable = usable && ok
-		}
+		conf.RootCAs, usable = l.authorities(name("certificate_authorities"), s.CAs)
 	}
 	switch {
 	case s.Certificate == "" && s.Key == "":
