@@ -114,9 +114,6 @@ func report(err error) string {
 
 func newApp(e *env) *cli.App {
 	usage := func(_ *cli.Context, err error, _ bool) error { return usagef("%w; see vtsidecar --help", err) }
-	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
-		return func(c *cli.Context) error { return action(c, *e) }
-	}
 	app := &cli.App{
 		Name:                      "vtsidecar",
 		Usage:                     "enriches events of Beats with VirusTotal's verdicts on their way",
@@ -140,7 +137,7 @@ func newApp(e *env) *cli.App {
 			{
 				Name: "serve", Usage: "the server; also what runs without a command", Flags: configs.Flags(), OnUsageError: usage,
 				CustomHelpTemplate: serveHelp(),
-				Action:             with(serveCommand),
+				Action:             e.action(serveCommand),
 			},
 			sendCommand(e, usage),
 			dlqCommand(e, usage),
@@ -151,40 +148,48 @@ func newApp(e *env) *cli.App {
 						Name: "config", Usage: "checks the settings and prints those in force", Flags: configs.HiddenFlags(), OnUsageError: usage,
 						UsageText:   "vtsidecar test config [settings]",
 						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nWhat it prints can be used as a --config file; secrets are shown as xxxxx.",
-						Action:      with(testConfigCommand),
+						Action:      e.action(testConfigCommand),
 					},
 					{
 						Name: "output", Usage: "tries the output and says what is wrong with it", OnUsageError: usage,
 						Flags:       append(configs.HiddenFlags(), &cli.BoolFlag{Name: "json", Usage: "print the findings as JSON"}),
 						UsageText:   "vtsidecar test output [--json] [settings]",
 						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nNo event is stored.",
-						Action:      with(testOutputCommand),
+						Action:      e.action(testOutputCommand),
 					},
 					{
 						Name: "virustotal", Usage: "tries the key and says what is left of its quota", OnUsageError: usage,
 						Flags:       append(configs.HiddenFlags(), &cli.BoolFlag{Name: "json", Usage: "print the findings as JSON"}),
 						UsageText:   "vtsidecar test virustotal [--json] [settings]",
 						Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nIt reads the account of the key, which costs no quota. Where the key may not do\nthat, it makes one look-up of something that everybody knows, and says so.",
-						Action:      with(testVirusTotalCommand),
+						Action:      e.action(testVirusTotalCommand),
 					},
 				},
-				Action: func(c *cli.Context) error {
-					switch what := c.Args().First(); what {
-					case "":
-						return usagef("test what? Try: vtsidecar test config, vtsidecar test output, vtsidecar test virustotal")
-					default:
-						return usagef("unknown command %q; try: vtsidecar test config, vtsidecar test output, vtsidecar test virustotal", "test "+what)
-					}
-				},
+				Action: which("test", "vtsidecar test config, vtsidecar test output, vtsidecar test virustotal"),
 			},
 			{
 				Name: "version", Usage: "what was built", OnUsageError: usage,
-				Action: with(versionCommand),
+				Action: e.action(versionCommand),
 			},
 		},
 	}
 	app.Commands = append(app.Commands, setupCommands(e, usage)...)
 	return app
+}
+
+// action is what a command does with what the run takes from its process.
+func (e *env) action(do func(*cli.Context, env) error) cli.ActionFunc {
+	return func(c *cli.Context) error { return do(c, *e) }
+}
+
+// which is the action of a command that only has others below it.
+func which(command, try string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if what := c.Args().First(); what != "" {
+			return usagef("unknown command %q; try: %s", command+" "+what, try)
+		}
+		return usagef("%s what? Try: %s", command, try)
+	}
 }
 
 // load reads the settings from the flags before and behind the command, the

@@ -33,9 +33,6 @@ import (
 // read the files, beside a server that runs; replay and purge have that server do
 // it, so that there is one who writes.
 func dlqCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
-	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
-		return func(c *cli.Context) error { return action(c, *e) }
-	}
 	flags := func(more ...cli.Flag) []cli.Flag {
 		return append(append(configs.HiddenFlags(), more...), &cli.BoolFlag{Name: "json", Usage: "print the findings as JSON"})
 	}
@@ -54,33 +51,28 @@ func dlqCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
 			{
 				Name: "list", Usage: "counts the letters; with filters, prints a row for each", OnUsageError: usage, Flags: filters(),
 				UsageText: "vtsidecar dlq list [filters] [--json] [settings]", Description: takes + "It reads the files and changes nothing, also while the server runs.",
-				Action: with(dlqListCommand),
+				Action: e.action(dlqListCommand),
 			},
 			{
 				Name: "show", Usage: "prints one letter whole", OnUsageError: usage, Flags: flags(),
 				UsageText: "vtsidecar dlq show [settings] ID", Description: takes + "ID is that of dlq list, or its beginning. The letter is one line of JSON, with its\nevent as JSON where that is what it is.",
-				Action: with(dlqShowCommand),
+				Action: e.action(dlqShowCommand),
 			},
 			{
 				Name: "replay", Usage: "stores letters again, after a mend, and takes out those that are stored", OnUsageError: usage, Flags: filters(dry),
 				UsageText:   "vtsidecar dlq replay [filters] [--dry-run] [--json] [settings] [ID…]",
 				Description: takes + "Events go where they were to go at first, under the same _id, so nothing is doubled\nin Elasticsearch, however often and wherever this is interrupted. What is refused\nagain stays, with what the output says now. A server that runs does it itself.",
-				Action:      with(dlqReplayCommand),
+				Action:      e.action(dlqReplayCommand),
 			},
 			{
 				Name: "purge", Usage: "removes letters for good", OnUsageError: usage,
 				Flags:       filters(dry, &cli.BoolFlag{Name: "yes", Usage: "do not ask"}),
 				UsageText:   "vtsidecar dlq purge [filters] [--yes] [--dry-run] [--json] [settings] [ID…]",
 				Description: takes + "A server that runs does it itself.",
-				Action:      with(dlqPurgeCommand),
+				Action:      e.action(dlqPurgeCommand),
 			},
 		},
-		Action: func(c *cli.Context) error {
-			if what := c.Args().First(); what != "" {
-				return usagef("unknown command %q; try: vtsidecar dlq list, show, replay, purge", "dlq "+what)
-			}
-			return usagef("dlq what? Try: vtsidecar dlq list, show, replay, purge")
-		},
+		Action: which("dlq", "vtsidecar dlq list, show, replay, purge"),
 	}
 }
 

@@ -39,7 +39,7 @@ func sendCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
 			&cli.StringFlag{Name: "ssl.certificate", Usage: "client certificate, a PEM `FILE`"},
 			&cli.StringFlag{Name: "ssl.key", Usage: "the certificate's key, a PEM `FILE`"},
 		},
-		Action: func(c *cli.Context) error { return send(c, *e) },
+		Action: e.action(send),
 	}
 }
 

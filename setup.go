@@ -14,9 +14,6 @@ import (
 )
 
 func setupCommands(e *env, usage cli.OnUsageErrorFunc) []*cli.Command {
-	with := func(action func(*cli.Context, env) error) cli.ActionFunc {
-		return func(c *cli.Context) error { return action(c, *e) }
-	}
 	return []*cli.Command{
 		{
 			Name: "setup", Usage: "installs the templates for the fields it adds in Elasticsearch or OpenSearch", OnUsageError: usage,
@@ -25,7 +22,7 @@ func setupCommands(e *env, usage cli.OnUsageErrorFunc) []*cli.Command {
 				&cli.BoolFlag{Name: "json", Usage: "print the changes as JSON"}),
 			UsageText:   "vtsidecar setup [--dry-run] [--json] [settings]",
 			Description: "Takes the settings of the server, in the same places; see vtsidecar serve --help.\nIt touches its own two templates and no others; a second run changes nothing.",
-			Action:      with(setupCommand),
+			Action:      e.action(setupCommand),
 		},
 		{
 			Name: "export", Usage: "export template, export config: prints what setup installs, or an annotated settings file", OnUsageError: usage,
@@ -34,20 +31,15 @@ func setupCommands(e *env, usage cli.OnUsageErrorFunc) []*cli.Command {
 					Name: "template", Usage: "prints the component template, or with index the index template", OnUsageError: usage, Flags: configs.HiddenFlags(),
 					UsageText:   "vtsidecar export template [component|index] [settings]",
 					Description: "What it prints is the body of PUT _component_template/" + elasticsearch.ComponentName + ",\nor of PUT _index_template/" + elasticsearch.TemplateName + ".",
-					Action:      with(exportTemplateCommand),
+					Action:      e.action(exportTemplateCommand),
 				},
 				{
 					Name: "config", Usage: "prints an annotated settings file with all defaults", OnUsageError: usage,
 					UsageText: "vtsidecar export config > vtsidecar.yml",
-					Action:    with(exportConfigCommand),
+					Action:    e.action(exportConfigCommand),
 				},
 			},
-			Action: func(c *cli.Context) error {
-				if what := c.Args().First(); what != "" {
-					return usagef("unknown command %q; try: vtsidecar export template, vtsidecar export config", "export "+what)
-				}
-				return usagef("export what? Try: vtsidecar export template, vtsidecar export config")
-			},
+			Action: which("export", "vtsidecar export template, vtsidecar export config"),
 		},
 	}
 }
