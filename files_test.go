@@ -69,3 +69,34 @@ func TestClosedFiles(t *testing.T) {
 	p.stop()
 	require.Zero(t, p.wait(t), p.stderr)
 }
+
+// TestOutputIsNoFileOfOurs: whatever a server keeps in path.data is refused as
+// output, but for the output itself.
+func TestOutputIsNoFileOfOurs(t *testing.T) {
+	_, url := standIn(t)
+	data := t.TempDir()
+	p := startServer(t, data, url)
+	sendEvents(t, p.address(t), `{"n":1,"source":{"ip":"203.0.113.7"}}`)
+	names := map[string]bool{}
+	list := func() {
+		entries, err := os.ReadDir(data)
+		require.NoError(t, err)
+		for _, e := range entries {
+			names[e.Name()] = true
+		}
+	}
+	list()
+	p.stop()
+	require.Zero(t, p.wait(t), p.stderr)
+	list()
+	require.Greater(t, len(names), 5)
+	for name := range names {
+		p := start(t, nil, "", "test", "config", "--path.data", data, "--output.file.path", filepath.Join(data, name))
+		if name == "events.ndjson" {
+			assert.Zero(t, p.wait(t), p.stderr)
+			continue
+		}
+		assert.Equal(t, 2, p.wait(t), name)
+		assert.Contains(t, p.stderr.String(), "output.file.path (flag)")
+	}
+}

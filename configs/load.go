@@ -295,6 +295,10 @@ func each(err error) []error {
 	return []error{err}
 }
 
+// ownFiles are what the program keeps in path.data beside the output file; a
+// test of root's holds them to what a server leaves there.
+var ownFiles = []string{"lock", "control.sock", "quota", "cache.snapshot", "dead-letter"}
+
 // contradictions are values that are right alone and wrong together.
 func (l *loader) contradictions() {
 	c, in := l.cfg, &l.cfg.Input
@@ -334,6 +338,11 @@ func (l *loader) contradictions() {
 		"input.ssl.allowed_names", "input.ssl.client_authentication")
 	if in.TrustVerdicts && in.ClientAuth != "required" && !l.bad["input.trust_verdicts"] {
 		c.Warnings = append(c.Warnings, "input.trust_verdicts is true and senders need no certificate: anybody who reaches input.address can acquit his own events; set input.ssl.client_authentication to required")
+	}
+	if rel, err := filepath.Rel(c.DataDir, c.OutputFile.Path); err == nil {
+		first, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
+		rule(slices.Contains(ownFiles, first), quote(c.OutputFile.Path)+" is the program's own, in path.data: name another file, like events.ndjson there",
+			"output.file.path", "path.data")
 	}
 	if c.AdminAddress != "" && c.AdminAddress == in.Address && !strings.HasSuffix(in.Address, ":0") {
 		rule(true, "input.address and admin.address are both "+in.Address+": give each an address of its own", "admin.address", "input.address")

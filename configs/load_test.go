@@ -381,6 +381,8 @@ func TestContradictions(t *testing.T) {
 		{[]string{"input.max_event=100MiB", "input.max_window_bytes=64MiB"}, "input.max_window_bytes (flag): "},
 		{[]string{"input.ssl.client_authentication=required"}, "input.ssl.client_authentication (flag): is required without input.ssl.certificate_authorities"},
 		{[]string{"admin.address=127.0.0.1:5044"}, "admin.address (flag): input.address and admin.address are both"},
+		{[]string{"output.file.path=data/quota"}, `output.file.path (flag): "data/quota" is the program's own, in path.data`},
+		{[]string{"path.data=/d/", "output.file.path=/d/x/../dead-letter/e.ndjson"}, "output.file.path (flag): "},
 		{[]string{"vt.api_key=a", "vt.api_key_file=/key"}, "vt.api_key_file (flag): is given beside vt.api_key (flag)"},
 	}
 	for _, tt := range tests {
