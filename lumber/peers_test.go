@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	client "github.com/elastic/go-lumber/client/v2"
@@ -229,12 +230,16 @@ func TestTLS(t *testing.T) {
 		s.awaitErrors(reasonHandshake, 1)
 	})
 	t.Run("takes longer than the first byte may", func(t *testing.T) {
-		s := start(t, Config{TLS: server, FirstByte: time.Second}, &store{t: t})
-		raw := s.dial()
-		slow := &slowStart{Conn: raw.conn, wait: 1200 * time.Millisecond}
-		p := &peer{t, tls.Client(slow, plain())}
-		p.send(three)
-		p.acks('2', 3)
+		now := time.Now()
+		synctest.Test(t, func(t *testing.T) {
+			_, raw := pipe(t, Config{TLS: server, FirstByte: time.Second}, &store{t: t})
+			slow := &slowStart{Conn: raw.conn, wait: 1200 * time.Millisecond}
+			cfg := plain()
+			cfg.Time = func() time.Time { return now } // of the world, as the certificates are
+			p := &peer{t, tls.Client(slow, cfg)}
+			p.send(three)
+			p.acks('2', 3)
+		})
 	})
 	for name, end := range map[string]func(*net.TCPConn) error{
 		"FIN": (*net.TCPConn).Close,

@@ -531,8 +531,10 @@ func TestStuckConnectionIsClosed(t *testing.T) {
 		b, err := io.ReadAll(p.conn)
 		require.NoError(t, err, "not closed with FIN")
 		require.NoError(t, p.conn.Close())
-		assert.Empty(t, bytes.ReplaceAll(b, ackFrame('2', 0), nil))
-		assert.Equal(t, version == '1', len(b) == 0)
+		if version == '2' { // how many keepalives there were before is the machine's affair
+			b = bytes.ReplaceAll(b, ackFrame('2', 0), nil)
+		}
+		assert.Empty(t, b)
 		s.stop()
 		assert.Contains(t, s.logs.String(), "nothing stored for too long")
 	}
@@ -574,14 +576,14 @@ func TestTimeouts(t *testing.T) {
 		}
 	})
 	t.Run("slow but steady is no fault", func(t *testing.T) {
-		cfg := short
-		cfg.NoProgress = time.Second
-		s := start(t, cfg, &store{t: t})
-		p := s.dial()
-		for _, b := range three {
-			p.send([]byte{b})
-		}
-		p.acks('2', 3)
+		synctest.Test(t, func(t *testing.T) {
+			_, p := pipe(t, short, &store{t: t})
+			for _, b := range three {
+				p.send([]byte{b})
+				faketime.Pass(t, short.NoProgress-time.Millisecond)
+			}
+			p.acks('2', 3)
+		})
 	})
 }
 
