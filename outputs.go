@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"vtsidecar/configs"
 	"vtsidecar/enrich"
@@ -14,6 +15,10 @@ import (
 	"vtsidecar/output/elasticsearch"
 	"vtsidecar/output/logstash"
 )
+
+// watchEvery is how long nothing may be heard of where events go before it is
+// asked, so that readiness is true without an event as well.
+const watchEvery = 10 * time.Second
 
 // destination is the output that the settings name, opened.
 type destination struct {
@@ -65,6 +70,7 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 	}
 	es := searchConfig(cfg)
 	es.Doer, es.Hosts, es.Dead, es.Log, es.Metrics = client, len(cfg.Elasticsearch.Hosts), dead, log, m
+	es.Watch = watchEvery
 	out, err := elasticsearch.Open(es)
 	if err != nil {
 		return nil, errors.Join(err, client.Close(context.Background()))

@@ -343,6 +343,7 @@ func (w *worker) round() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.sending--
+		o.due = time.Now().Add(o.cfg.Watch)
 		if w.slow {
 			o.slow--
 		}

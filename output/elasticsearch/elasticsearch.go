@@ -9,11 +9,11 @@
 //
 // Where to look: route.go says where an event goes (by format strings, format.go),
 // outcome.go what an answer means, answer.go how it is read, bulk.go how requests are
-// filled and sent, reply.go what becomes of their events then, health.go what is known
-// of the cluster, client.go how it is reached. Beside that way, template.go says how
-// what is added to events is mapped, setup.go brings that into a cluster (by diff.go),
-// simulate.go asks what becomes of it there, and examine.go looks for what would stop
-// events.
+// filled and sent, reply.go what becomes of their events then, health.go what is
+// known of the cluster, watch.go how it is asked while no event tells, client.go how
+// it is reached. Beside that way, template.go says how what is added to events is
+// mapped, setup.go brings that into a cluster (by diff.go), simulate.go asks what
+// becomes of it there, and examine.go looks for what would stop events.
 package elasticsearch
 
 import (
@@ -88,6 +88,7 @@ type Config struct {
 	Workers        int           // requests side by side; 0: 2
 	Hosts          int           // of the Doer: each is tried before nothing counts as well; 0: 1
 	Timeout        time.Duration // of the Doer's requests; 0: 60 s
+	Watch          time.Duration // without an answer, before the cluster is asked how it is; 0: it never is
 	Log            *slog.Logger
 	Metrics        *metrics.Set
 }
@@ -134,17 +135,17 @@ type Output struct {
 	jobs    map[*job]struct{}
 	closing bool
 
-	ended   int   // stores given up whose pieces may be in queue or later still
-	sending int   // requests under way
-	slow    int   // of these, those with slow pieces: one, where there are several workers
-	most    int64 // bytes of a body, lowered by a server with a smaller bound
+	ended   int       // stores given up whose pieces may be in queue or later still
+	sending int       // requests under way
+	due     time.Time // when the cluster is asked how it is
+	slow    int       // of these, those with slow pieces: one, where there are several workers
+	most    int64     // bytes of a body, lowered by a server with a smaller bound
 	lowered time.Time
 	renamed time.Time // when an answer named another _id than was sent, last
 	health  health
 }
 
-// Open starts the workers. Nothing is sent yet: a cluster that is away is no
-// error.
+// Open starts the workers. A cluster that is away is no error.
 func Open(cfg Config) (*Output, error) {
 	if cfg.Doer == nil || cfg.Dead == nil {
 		return nil, errors.New("output.elasticsearch: a client and a dead letter are needed")
@@ -184,6 +185,9 @@ func Open(cfg Config) (*Output, error) {
 	for range cfg.Workers {
 		w := &worker{o: o, router: newRouter(routing)}
 		o.working.Go(w.run)
+	}
+	if cfg.Watch > 0 {
+		o.working.Go(o.watch)
 	}
 	return o, nil
 }

@@ -14,8 +14,9 @@ import (
 //
 //  1. Nothing counts as down before each host was tried, nor while the cluster is
 //     only busy, or what it says may be about a single event, for a while.
-//  2. What ends is noticed by the next event; what nobody meets any more is
-//     forgotten. Who sends only where it is ready would else never learn of it.
+//  2. What ends is noticed by the next event, or by a question (watch.go); what
+//     nobody meets any more is forgotten. Who sends only where it is ready would
+//     else never learn of it.
 //  3. Readiness has the words; the log has the beginning and the end.
 
 const (
@@ -36,6 +37,7 @@ type health struct {
 	failing  time.Time // since the first of these
 	round    int       // counts them, and the ends of such rows
 	pause    time.Time // no request before
+	away     bool      // nobody was there when something failed last
 	stored   time.Time // when something was stored last
 	down     *trouble  // why nothing can be stored; nil: something can
 	outages  map[place]*trouble
@@ -71,6 +73,7 @@ func (h *health) failed(begun int, result outcome, words string) {
 		return
 	}
 	h.round++
+	h.away = result.reason == reasonUnreached
 	if h.failures++; h.failures == 1 {
 		h.failing = now
 	}
@@ -101,12 +104,39 @@ func (h *health) failed(begun int, result outcome, words string) {
 	h.down.words = words
 }
 
-// reached notes that the cluster answers.
+// missed draws the conclusions from a question, begun in a round, that was not
+// answered, or not well.
+func (h *health) missed(begun int, result outcome, words string) {
+	switch {
+	case begun != h.round:
+		return
+	case h.down == nil:
+		h.failed(begun, result, words)
+	default:
+		h.down.seen, h.down.words = time.Now(), words
+	}
+	h.away = true
+}
+
+// answers notes that a question, begun in a round, was answered, and reports
+// whether the cluster was not there before. waiting: events wait for it.
+func (h *health) answers(begun int, waiting bool) bool {
+	if begun != h.round || h.failures == 0 || !h.away {
+		return false
+	}
+	h.pause, h.away = time.Time{}, false
+	if !waiting {
+		h.reached()
+	}
+	return true
+}
+
+// reached notes that the cluster takes what is sent.
 func (h *health) reached() {
 	if h.failures > 0 {
 		h.round++
 	}
-	h.failures, h.pause = 0, time.Time{}
+	h.failures, h.pause, h.away = 0, time.Time{}, false
 	if h.down != nil {
 		if h.down.logged {
 			h.cfg.Log.Info("Elasticsearch takes events again", "seconds", h.down.seconds())
