@@ -87,7 +87,7 @@ func openElasticsearch(cfg *configs.Config, dead *output.DeadLetter, m *metrics.
 
 func openLogstash(cfg *configs.Config, m *metrics.Set, log *slog.Logger) (*destination, error) {
 	out, err := logstash.Open(logstash.Config{
-		Hosts: cfg.Logstash.Hosts, TLS: cfg.Logstash.SSL.For, Timeout: cfg.Logstash.Timeout, Log: log, Metrics: m,
+		Hosts: cfg.Logstash.Hosts, TLS: cfg.Logstash.SSL.For, Timeout: cfg.Logstash.Timeout, Watch: watchEvery, Log: log, Metrics: m,
 	})
 	if err != nil {
 		return nil, err

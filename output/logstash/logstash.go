@@ -44,6 +44,7 @@ type Config struct {
 	Hosts   []string                      // HOST:PORT
 	TLS     func(host string) *tls.Config // nil, or what it returns is: plain TCP
 	Timeout time.Duration                 // for a connection, for each write, and between two acks or keepalives; 0: 30 s
+	Watch   time.Duration                 // without a window, before a host is asked whether it takes connections; 0: it never is
 	Log     *slog.Logger
 	Metrics *metrics.Set
 
@@ -65,6 +66,8 @@ type Output struct {
 	base context.Context // ends when Close gives up
 	cut  context.CancelFunc
 
+	watching sync.WaitGroup
+
 	mu      sync.Mutex    // guards all below
 	changed chan struct{} // closed and renewed when a host may have become free
 	hosts   []*host
@@ -82,7 +85,9 @@ type host struct {
 	busy     int // windows under way there
 	failures int // in a row
 	rest     time.Time
-	words    string // what is wrong with it
+	away     bool      // it took no connection when it failed last
+	due      time.Time // when it is asked
+	words    string    // what is wrong with it
 }
 
 // peer is a connection. It belongs to one goroutine at a time, or is idle.
@@ -99,7 +104,7 @@ type turn struct {
 	failures int   // the host's when it was chosen
 }
 
-// Open makes an output. Nothing is connected yet: a peer that is away is no error.
+// Open makes an output. A peer that is away is no error.
 func Open(cfg Config) (*Output, error) {
 	if len(cfg.Hosts) == 0 {
 		return nil, errors.New("output.logstash.hosts: none is given")
@@ -127,6 +132,11 @@ func Open(cfg Config) (*Output, error) {
 		o.hosts = append(o.hosts, &host{address: address})
 	}
 	cfg.Metrics.OutputUp.Set(1)
+	if cfg.Watch > 0 {
+		for _, h := range o.hosts {
+			o.watching.Go(func() { o.watch(h) })
+		}
+	}
 	return o, nil
 }
 
@@ -260,6 +270,7 @@ func (o *Output) release(t turn, err error, stale bool) {
 	defer o.wake()
 	h, p := t.h, t.p
 	h.busy--
+	h.due = time.Now().Add(o.cfg.Watch)
 	if err != nil {
 		drop(h)
 		o.cfg.Metrics.OutputRetries.WithLabelValues(reason(err)).Inc()
@@ -275,7 +286,7 @@ func (o *Output) release(t turn, err error, stale bool) {
 			return
 		}
 	case err != nil && !stale:
-		h.words = fmt.Sprintf("%s: %v", h.address, err)
+		h.away, h.words = p == nil, fmt.Sprintf("%s: %v", h.address, err)
 		o.seen = time.Now()
 		if h.failures == t.failures { // of windows that fail together the first one counts
 			h.failures++
@@ -298,7 +309,7 @@ func drop(h *host) {
 
 // well notes that a host takes events. The caller holds mu.
 func (o *Output) well(h *host) {
-	h.failures, h.words = 0, ""
+	h.failures, h.away, h.words = 0, false, ""
 	if !o.since.IsZero() {
 		o.cfg.Log.Info("Logstash takes events again", "host", h.address, "seconds", int(time.Since(o.since).Seconds()))
 		o.cfg.Metrics.OutputUp.Set(1)
@@ -500,6 +511,7 @@ func (o *Output) Close(ctx context.Context) error {
 	}
 	o.mu.Unlock()
 	o.cut()
+	o.watching.Wait()
 	if left > 0 {
 		return fmt.Errorf("output.logstash: %d windows or parts of windows were given up", left)
 	}

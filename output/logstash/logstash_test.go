@@ -136,7 +136,7 @@ func (f *fake) serve(host string, conn net.Conn) {
 					return
 				}
 			}
-		case "drop":
+		case "drop", "refuse for ever": // it was there before
 			return
 		case "drop later":
 			faketime.Pass(f.t, time.Second)
@@ -233,10 +233,14 @@ type bench struct {
 	log *bytes.Buffer
 }
 
-func open(t *testing.T, hosts ...string) *bench {
+func open(t *testing.T, hosts []string, change ...func(*logstash.Config)) *bench {
 	b := &bench{fake: newFake(t), log: &bytes.Buffer{}}
+	cfg := logstash.Config{Hosts: hosts, Dial: b.dial, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	for _, f := range change {
+		f(&cfg)
+	}
 	var err error
-	b.out, err = logstash.Open(logstash.Config{Hosts: hosts, Dial: b.dial, Log: slog.New(slog.NewTextHandler(b.log, nil))})
+	b.out, err = logstash.Open(cfg)
 	require.NoError(t, err)
 	return b
 }
@@ -289,7 +293,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(does, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := open(t, "a:1")
+				b := open(t, []string{"a:1"})
 				b.does["a:1"] = strings.Split(does, ",")
 				if does == "half, then dropped" {
 					b.does["a:1"] = []string{does}
@@ -316,7 +320,7 @@ func TestFaults(t *testing.T) {
 // While no peer is well readiness says why, and the log says it once.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1", "b:2")
+		b := open(t, []string{"a:1", "b:2"})
 		b.does["a:1"], b.does["b:2"] = []string{"refuse for ever"}, []string{"refuse for ever"}
 		done := make(chan error, 5)
 		for i := range 5 {
@@ -343,7 +347,7 @@ func TestOutage(t *testing.T) {
 // A sick host is left alone, and tried again from time to time.
 func TestSickHostIsRested(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1", "b:2")
+		b := open(t, []string{"a:1", "b:2"})
 		b.does["a:1"] = []string{"refuse for ever"}
 		for i := range 300 {
 			require.NoError(t, b.store(i, i+1))
@@ -366,7 +370,7 @@ func TestSickHostIsRested(t *testing.T) {
 // A slow window has a connection to itself; the load is over all hosts.
 func TestSlowWindowHoldsNobodyBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1", "b:2")
+		b := open(t, []string{"a:1", "b:2"})
 		b.does["a:1"], b.does["b:2"] = []string{"keepalives"}, []string{"keepalives"}
 		slow := make(chan error, 2)
 		for i := range 2 {
@@ -394,7 +398,7 @@ func TestSlowWindowHoldsNobodyBack(t *testing.T) {
 // Many lines are several windows; a giant goes alone.
 func TestWindows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1")
+		b := open(t, []string{"a:1"})
 		require.NoError(t, b.store(0, 5000))
 		assert.Equal(t, 3, b.took["a:1"])
 		assert.Len(t, b.stored, 5000)
@@ -414,7 +418,7 @@ func TestWindows(t *testing.T) {
 // The end of the context, and Close, end a Store that waits.
 func TestEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1")
+		b := open(t, []string{"a:1"})
 		b.does["a:1"] = []string{"keepalives for ever", "keepalives for ever"}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -440,7 +444,7 @@ func TestEnds(t *testing.T) {
 // after a second, not after a minute.
 func TestFailuresTogetherCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1")
+		b := open(t, []string{"a:1"})
 		b.does["a:1"] = strings.Split(strings.Repeat("drop later,", 8)+"ack", ",")
 		began := time.Now()
 		done := make(chan error, 8)
@@ -460,7 +464,7 @@ func TestFailuresTogetherCountOnce(t *testing.T) {
 // ready would never end it.
 func TestOutageLapses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1")
+		b := open(t, []string{"a:1"})
 		b.does["a:1"] = []string{"refuse for ever"}
 		ctx, cancel := context.WithCancel(t.Context())
 		l, _ := linesOf(0, 3)
@@ -488,7 +492,7 @@ func TestOutageLapses(t *testing.T) {
 // One window after the other goes to all hosts too.
 func TestHostsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1", "b:2", "c:3")
+		b := open(t, []string{"a:1", "b:2", "c:3"})
 		for i := range 30 {
 			require.NoError(t, b.store(i, i+1))
 		}
@@ -501,7 +505,7 @@ func TestHostsTakeTurns(t *testing.T) {
 // A connection is kept after a giant, what the giant took is not.
 func TestGiantsKeepTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := open(t, "a:1")
+		b := open(t, []string{"a:1"})
 		noise := make([]byte, 3<<20)
 		for i := range noise {
 			noise[i] = "0123456789abcdef"[rand.IntN(16)]
