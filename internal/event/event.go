@@ -84,6 +84,11 @@ type Lines struct {
 	Routing []Routing
 	// Wanted is that of the batch's Budget; nil: never.
 	Wanted func() bool
+	// Placed, where it is set, is told the index that holds a line, which is what a
+	// later write to its document has to name: of a data stream the backing index. It
+	// is called once for a line that is stored, or was already, before the store
+	// returns, perhaps by several goroutines. Only an output of indices calls it.
+	Placed func(line int, index string)
 }
 
 // Routing is what an event says about where it should go. Its slices alias the

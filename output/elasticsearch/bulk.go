@@ -312,6 +312,7 @@ type item struct {
 	to     int   // up to here
 	route  *route
 	result outcome
+	index  []byte // that holds the document, as it is spelled in the answer
 	typ    string // of an error
 	detail string // of an error, for the dead letter alone
 	status int

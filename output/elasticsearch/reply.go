@@ -171,7 +171,7 @@ func (it *item) take(a *answer) error {
 	if a.status < 300 && a.typ != "" {
 		return errAnswer
 	}
-	it.result, it.status = it.route.item(a), a.status
+	it.result, it.status, it.index = it.route.item(a), a.status, a.index
 	if it.result.verdict != stored {
 		it.typ = readable(a.typ, 100)
 		if it.result.verdict == refused {
@@ -275,6 +275,7 @@ func (w *worker) settle() {
 			}
 		}
 	}
+	w.tellPlaces()
 	w.count()
 
 	o := w.o
@@ -282,6 +283,23 @@ func (w *worker) settle() {
 	defer o.mu.Unlock()
 	o.health.reached()
 	w.conclude(letters)
+}
+
+// tellPlaces tells the jobs that want to know which index holds each of their lines,
+// before any of them is told that it is done.
+func (w *worker) tellPlaces() {
+	for i := 0; i < len(w.items); {
+		at := w.items[i].piece
+		j := w.took[at].job
+		j.using.Lock()
+		wanted := !j.ended && j.lines.Placed != nil
+		for ; i < len(w.items) && w.items[i].piece == at; i++ {
+			if it := &w.items[i]; wanted && it.result.verdict == stored {
+				j.lines.Placed(int(it.line), jsonwalk.Unquote(it.index))
+			}
+		}
+		j.using.Unlock()
+	}
 }
 
 // conclude does the books of the jobs whose lines were answered for. The caller
