@@ -375,7 +375,9 @@ func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 		"redirected":        {handler(302, other.URL, ""), nil, "sends elsewhere (302)"},
 		"no cluster":        {handler(200, "", "<html>"), nil, "not as Elasticsearch or OpenSearch"},
 		"no master":         {handler(503, "", "{}"), nil, "has trouble of its own (503)"},
-		"may not ask":       {handler(403, "", "{}"), nil, ""},
+		"may not ask":       {handler(403, "", `{"error":{"type":"security_exception","reason":"action [cluster:monitor/main] is unauthorized"},"status":403}`), nil, ""},
+		"a firewall":        {handler(403, "", "<html>"), nil, "answers 403, and not in the words"},
+		"an account":        {handler(403, "", `{"Message":"User: anonymous is not authorized"}`), nil, "answers 403, and not in the words"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"--output.elasticsearch.hosts", test.host,

@@ -128,21 +128,30 @@ func TestFingerprint(t *testing.T) {
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"es.test"}, IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
 	require.NoError(t, err)
-	served := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leafDER, caDER}, PrivateKey: leafKey}}}
-	sum := sha256.Sum256(caDER)
-	right, wrong := hex.EncodeToString(sum[:]), strings.Repeat("00", 32)
+	signed := tls.Certificate{Certificate: [][]byte{leafDER, caDER}, PrivateKey: leafKey}
+	// As openssl req -x509 makes it: an authority that is its own server.
+	self := &x509.Certificate{SerialNumber: big.NewInt(3), NotAfter: leaf.NotAfter, IsCA: true, BasicConstraintsValid: true, DNSNames: leaf.DNSNames}
+	selfDER, err := x509.CreateCertificate(rand.Reader, self, self, leafKey.Public(), leafKey)
+	require.NoError(t, err)
+	itself := tls.Certificate{Certificate: [][]byte{selfDER}, PrivateKey: leafKey}
+	hashed := func(der []byte) string { sum := sha256.Sum256(der); return hex.EncodeToString(sum[:]) }
+	right, wrong := hashed(caDER), strings.Repeat("00", 32)
+	spelled := strings.ToUpper(right[:2] + ":" + right[2:]) // as openssl prints it
 	for _, tt := range []struct {
+		served            tls.Certificate
 		host, fingerprint string
 		good              bool
 	}{
-		{"es.test", right, true}, {"127.0.0.1", right, true}, {"127.0.0.2", right, false}, {"other.test", right, false}, {"es.test", wrong, false}, {"127.0.0.1", wrong, false},
+		{signed, "es.test", right, true}, {signed, "127.0.0.1", right, true}, {signed, "es.test", spelled, true}, {signed, "127.0.0.2", right, false},
+		{signed, "other.test", right, false}, {signed, "es.test", wrong, false}, {signed, "127.0.0.1", wrong, false}, {signed, "es.test", hashed(leafDER), false},
+		{itself, "es.test", hashed(selfDER), true}, {itself, "other.test", hashed(selfDER), false}, {itself, "es.test", right, false},
 	} {
 		c := load(t, sources([]string{"output.elasticsearch.hosts=https://es", "output.elasticsearch.ssl.ca_trusted_fingerprint=" + tt.fingerprint}, nil, "", nil))
 		a, b := net.Pipe()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s := tls.Server(a, served)
+			s := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{tt.served}})
 			if s.Handshake() == nil {
 				s.Read(make([]byte, 1)) // until the client closes
 			}
@@ -150,7 +159,7 @@ func TestFingerprint(t *testing.T) {
 		}()
 		client := tls.Client(b, c.Elasticsearch.SSL.For(tt.host))
 		err := client.Handshake()
-		assert.Equal(t, tt.good, err == nil, "%+v: %v", tt, err)
+		assert.Equal(t, tt.good, err == nil, "%s by %s: %v", tt.host, tt.fingerprint, err)
 		b.Close()
 		<-done
 	}

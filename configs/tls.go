@@ -290,7 +290,7 @@ func trustFingerprint(conf *tls.Config, fingerprint string) {
 		}
 		trusted = trusted.Clone()
 		between := x509.NewCertPool()
-		for _, c := range cs.PeerCertificates[1:] {
+		for _, c := range cs.PeerCertificates { // the first may have signed itself
 			if sum := sha256.Sum256(c.Raw); c.IsCA && bytes.Equal(sum[:], want) {
 				trusted.AddCert(c)
 			} else {

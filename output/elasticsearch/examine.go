@@ -114,6 +114,9 @@ func (e *examiner) host(ctx context.Context, host *url.URL, client Doer) (cluste
 	case resp.Status == http.StatusUnauthorized:
 		e.found.Wrong(what, "the credentials are wrong or missing (401): mend output.elasticsearch.api_key, .username and .password, or .bearer_token")
 		return "", false
+	case resp.Status == http.StatusForbidden && !explained(resp.Body):
+		e.found.Wrong(what, "answers 403, and not in the words of Elasticsearch or OpenSearch: a proxy or a firewall before it lets nothing pass; mend that, or output.elasticsearch.hosts")
+		return "", false
 	case resp.Status == http.StatusForbidden:
 		e.found.OK(what, "answers and takes the credentials; which version it is they may not ask (403: cluster privilege monitor)")
 		return "", true
@@ -138,6 +141,12 @@ func (e *examiner) host(ctx context.Context, host *url.URL, client Doer) (cluste
 	}
 	e.found.OK(what, "%s %s", product, is.Version.Number)
 	return is.UUID, true
+}
+
+// explained reports whether a cluster says itself why it refuses a request.
+func explained(body []byte) bool {
+	typ, _ := requestError(body)
+	return typ != ""
 }
 
 // get asks; status is 0 where there is no answer, and of is nil without one in JSON.
