@@ -20,6 +20,9 @@ import (
 // maxID is the bound of a document's identity in bytes.
 const maxID = 512
 
+// conflict is the type of the error of a document that is there already.
+const conflict = "version_conflict_engine_exception"
+
 // action is one document of a bulk and what should be done with it.
 type action struct {
 	op, index, id, pipeline string
@@ -148,8 +151,9 @@ func (s *Server) note(id string, it item) {
 	}
 	s.stats.Items[key]++
 	switch {
-	case it.status < 300, it.status == http.StatusConflict && it.op == "create":
+	case it.status < 300, it.status == http.StatusConflict && it.op == "create" && it.errType == conflict:
 		s.settled[id] = true
+	case it.status == http.StatusConflict: // of another kind: it says nothing about the document
 	case it.status < 500 && it.status != http.StatusTooManyRequests:
 		s.refused[id] = true
 	}
@@ -502,7 +506,7 @@ func (s *Server) write(a action, it item, limits Limits) item {
 		ix.order = append(ix.order, a.id)
 		it.status, it.result = http.StatusCreated, "created"
 	case a.op == "create":
-		return it.fail(http.StatusConflict, "version_conflict_engine_exception", "[%s]: version conflict, document already exists (current version [%d])", a.id, doc.Version)
+		return it.fail(http.StatusConflict, conflict, "[%s]: version conflict, document already exists (current version [%d])", a.id, doc.Version)
 	default:
 		s.stats.Overwrites++
 		it.status, it.result = http.StatusOK, "updated"

@@ -135,7 +135,7 @@ func (r *Rule) errType(openSearch bool) string {
 	case r.Status == http.StatusBadRequest:
 		return "document_parsing_exception"
 	case r.Status == http.StatusConflict:
-		return "version_conflict_engine_exception"
+		return conflict
 	case r.Status == http.StatusServiceUnavailable:
 		return "unavailable_shards_exception"
 	default:

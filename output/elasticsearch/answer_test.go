@@ -47,6 +47,8 @@ func FuzzAnswers(f *testing.F) {
 		`{"took":1,"errors":true,"items":[` + item("create", ids[0].id, `,"status":409,"error":{"type":"version_conflict_engine_exception","reason":"x"}`) + `,` + item("create", ids[1].id, `,"status":400,"error":{"type":"mapper_parsing_exception","reason":"\""}`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":201,"status":429`) + `,` + item("create", ids[1].id, `,"status":201.0`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":2e2`) + `,` + item("create", ids[1].id, `,"status":201,"error":null`) + `]}`,
+		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":201,"error":{"type":"x"}`) + `]}`,
+		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":100`) + `]}`,
 		`{"items":[` + item("create", ids[0].id, `,"status":201`) + `,` + item("create", ids[1].id, `,"status":201`) + `],"items":[]}`,
 		`{"items":[` + item("create", ids[1].id, `,"status":400,"error":{"type":"x"}`) + `,` + item("create", ids[0].id, `,"status":201`) + `]}`,
 		`{"items":[{"create":{"status":201}},{"create":{"status":400,"error":{"type":"x"}}}]}`, `{"items":[{"create":{"status":201}},` + item("create", ids[1].id, `,"status":201`) + `]}`,

@@ -424,6 +424,47 @@ func TestItemsAreRetried(t *testing.T) {
 	}
 }
 
+// Nothing that may end is given up, however long it lasts: not the item, nor the
+// request, nor what an operator must see to.
+func TestForEver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rule  esstandin.Rule
+		fault esstandin.Fault
+	}{
+		"an item is rejected":    {rule: esstandin.Rule{Match: word(3), Status: 429}},
+		"an item fails":          {rule: esstandin.Rule{Match: word(3), Status: 500}},
+		"an index is blocked":    {rule: esstandin.Rule{Status: 403, Type: "cluster_block_exception"}},
+		"a privilege is missing": {rule: esstandin.Rule{Status: 403}},
+		"requests are rejected":  {fault: esstandin.Fault{Kind: "status", Status: 429}},
+		"credentials are wrong":  {fault: esstandin.Fault{Kind: "status", Status: 401}},
+		"answers are unreadable": {fault: esstandin.Fault{Kind: "html", Stored: true}},
+		"nobody is there":        {fault: esstandin.Fault{Kind: "refused"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := open(t, esstandin.Config{})
+				if tt.rule.Status != 0 {
+					b.es.SetRules(tt.rule)
+				}
+				if tt.fault.Kind != "" {
+					require.NoError(t, b.es.SetFaults(tt.fault))
+				}
+				events := some(2, 4)
+				done := b.store(t.Context(), events)
+				faketime.Pass(t, 24*time.Hour)
+				synctest.Wait()
+				b.waiting(done)
+				assert.Greater(t, b.bulks(), 24*60, "it is tried at least once a minute")
+				b.es.SetRules()
+				require.NoError(t, b.es.SetFaults())
+				require.NoError(t, b.returned(done, longest))
+				b.once(events)
+				b.close()
+			})
+		})
+	}
+}
+
 // An item that never gets through holds its own window, and no other.
 func TestSlowItemHoldsItsWindowOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -504,6 +545,18 @@ func TestConflictIsStored(t *testing.T) {
 	})
 }
 
+// Nor does a 409 for another reason.
+func TestConflictOfAnotherKindIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetRules(esstandin.Rule{Match: word(3), Status: 409, Type: "resource_already_exists_exception", Times: 2})
+		events := some(0, 10)
+		require.NoError(t, b.returned(b.store(t.Context(), events), longest))
+		b.once(events)
+		b.close()
+	})
+}
+
 // A conflict on an index operation says nothing of the kind.
 func TestConflictOnIndexIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -546,6 +599,11 @@ func TestOutages(t *testing.T) {
 		{name: "cluster block", begin: func(s *esstandin.Server) {
 			_ = s.SetFaults(esstandin.Fault{Kind: "status", Status: 403, Type: "cluster_block_exception"})
 		}, end: func(s *esstandin.Server) { _ = s.SetFaults() }, words: "cluster.blocks"},
+		{name: "no write index", begin: func(s *esstandin.Server) {
+			s.SetRules(esstandin.Rule{Status: 400, Type: "illegal_argument_exception", Reason: "no write index is defined for alias [events]. The write index may be explicitly disabled using is_write_index=false or the alias points to multiple indices without one being designated as a write index"})
+		}, end: func(s *esstandin.Server) { s.SetRules() }, words: "output.elasticsearch.index"},
+		{name: "no user for an index", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 401, Type: "security_exception"}) },
+			end: func(s *esstandin.Server) { s.SetRules() }, words: "events", every30: true},
 		{name: "no privilege", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403}) },
 			end: func(s *esstandin.Server) { s.SetRules() }, words: "events", every30: true},
 		{name: "no privilege, stored anyway", begin: func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Status: 403, Stored: true}) },
@@ -586,6 +644,53 @@ func TestOutages(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// What stops one index stops its own events only: those for others are stored at
+// once, also out of the same windows.
+func TestOutageOfOneIndex(t *testing.T) {
+	const index = "logs-a-x"
+	for name, tt := range map[string]struct {
+		begin, end func(*esstandin.Server)
+	}{
+		"full disk": {func(s *esstandin.Server) { s.SetBlock(index, esstandin.BlockReadOnlyAllowDelete, true) },
+			func(s *esstandin.Server) { s.SetBlock(index, esstandin.BlockReadOnlyAllowDelete, false) }},
+		"write block": {func(s *esstandin.Server) { s.SetBlock(index, esstandin.BlockWrite, true) },
+			func(s *esstandin.Server) { s.SetBlock(index, esstandin.BlockWrite, false) }},
+		"no privilege": {func(s *esstandin.Server) { s.SetRules(esstandin.Rule{Match: "for x", Status: 403}) },
+			func(s *esstandin.Server) { s.SetRules() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := open(t, esstandin.Config{})
+				tt.begin(b.es)
+				events := func(from int) []one {
+					all := some(from, from+10)
+					all[3].meta = `{"index":"` + index + `"}`
+					all[3].line = strings.Replace(all[3].line, "needle", "for x, needle", 1)
+					return all
+				}
+				held := events(0)
+				done := b.store(t.Context(), held)
+				for i := range 20 {
+					synctest.Wait()
+					require.ErrorContains(t, b.out.Ready(), index)
+					require.NoError(t, b.returned(b.store(t.Context(), some(100+i, 101+i)), time.Second), "window %d", i)
+					faketime.Pass(t, 7*time.Second)
+				}
+				b.waiting(done)
+				for i, e := range held {
+					assert.Equal(t, i != 3, b.es.Settled(e.id), "event %d", i)
+				}
+				assert.Zero(t, b.dead.count())
+				tt.end(b.es)
+				require.NoError(t, b.returned(done, longest))
+				require.NoError(t, b.out.Ready())
+				b.once(held)
+				b.close()
+			})
+		})
 	}
 }
 
