@@ -31,7 +31,13 @@ func TestHosts(t *testing.T) {
 		require.Len(t, c.Elasticsearch.Hosts, 1, in)
 		assert.Equal(t, want, c.Elasticsearch.Hosts[0].String())
 	}
-	c := load(t, sources([]string{"output.elasticsearch.hosts=https://user:S3CR3T@es,https://es:9200"}, nil, "", nil))
+	c := load(t, sources([]string{"output.elasticsearch.hosts=https://bücher.example"}, nil, "", nil))
+	for host, want := range map[string]string{ // as certificates have them
+		"bücher.example": "xn--bcher-kva.example", "es_1": "es_1", "10.0.0.1": "10.0.0.1", "::1": "::1", "fe80::1%eth0": "fe80::1%eth0",
+	} {
+		assert.Equal(t, want, c.Elasticsearch.SSL.For(host).ServerName)
+	}
+	c = load(t, sources([]string{"output.elasticsearch.hosts=https://user:S3CR3T@es,https://es:9200"}, nil, "", nil))
 	assert.Len(t, c.Elasticsearch.Hosts, 2)
 	assert.NotContains(t, c.YAML(), "S3CR3T")
 	assert.Contains(t, c.YAML(), "https://xxxxx@es:9200")

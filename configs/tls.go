@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"golang.org/x/net/idna"
 )
 
 // This file makes TLS settings of files, for the listener and for the outputs. Its
@@ -195,6 +197,9 @@ func (s *ClientSSL) For(host string) *tls.Config {
 	}
 	conf := s.tls.Clone()
 	conf.ServerName = host
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil { // addresses, and names that DNS does not know, stay
+		conf.ServerName = ascii
+	}
 	if s.Fingerprint != "" && s.Verify != "none" {
 		trustFingerprint(conf, s.Fingerprint)
 	}
