@@ -348,6 +348,15 @@ func TestWrongYAML(t *testing.T) {
 	}
 }
 
+// A section that stands twice is one mistake, and what is wrong in it is others.
+func TestWrongInARepeatedSection(t *testing.T) {
+	lines := mistakes(t, sources(nil, nil, "vt:\n  wait: 1s\nvt:\n  timeout: soon\n  bypas: true\n", nil))
+	require.Len(t, lines, 3, lines)
+	assert.Contains(t, lines[0], "vt (vtsidecar.yml:3): stands here again, first on line 1")
+	assert.Contains(t, lines[1], "vt.bypas (vtsidecar.yml:5): is not known")
+	assert.Contains(t, lines[2], `vt.timeout (vtsidecar.yml:4): "soon" is no duration`)
+}
+
 func TestYAMLIsBounded(t *testing.T) {
 	deep := "late: &d\n"
 	for i := range 40 {

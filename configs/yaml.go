@@ -136,6 +136,9 @@ func (t *tree) mapping(section string, n *yaml.Node, depth int) {
 		}
 		if first, twice := here[key.Value]; twice {
 			t.mistake(safeName(name), where, fmt.Sprintf("stands here again, first on line %d: keep one", first))
+			if v := resolve(val); isSection(name) && v.Kind == yaml.MappingNode {
+				t.mapping(name, v, depth+1) // what is wrong in it is to be mended too
+			}
 			continue
 		}
 		here[key.Value] = line
