@@ -1,10 +1,16 @@
 package main
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"vtsidecar/configs"
 )
@@ -20,4 +26,31 @@ func TestOutputMemory(t *testing.T) {
 	cfg.Logstash.Hosts = []string{"a:1", "b:1"}
 	assert.EqualValues(t, 2*8*3<<20, memoryLimit(cfg, 1000)-base)
 	assert.Less(t, memoryLimit(cfg, 1000), memoryLimit(cfg, 2000))
+}
+
+// Where events go is asked how it is before there is one: who sends only where it
+// is ready would never send.
+func TestReadyWithoutEvents(t *testing.T) {
+	cluster := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	defer cluster.Close()
+	const nobody = "127.0.0.1:1"
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	for setting, tt := range map[string]struct{ value, says string }{
+		"output.elasticsearch.hosts": {cluster.URL, "answers 503"},
+		"output.logstash.hosts":      {nobody, nobody + ": dial tcp"},
+	} {
+		t.Run(setting, func(t *testing.T) {
+			p := start(t, nil, "",
+				"--input.address", "127.0.0.1:0", "--admin.address", "127.0.0.1:0", "--path.data", t.TempDir(), "--vt.enabled=false", "--"+setting, tt.value)
+			admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
+			require.Eventually(t, func() bool {
+				resp, err := client.Get(admin + "/readyz")
+				require.NoError(t, err)
+				defer resp.Body.Close()
+				words, err := io.ReadAll(resp.Body)
+				require.NoError(t, err)
+				return resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(words), tt.says)
+			}, patience, 10*time.Millisecond)
+		})
+	}
 }
