@@ -8,8 +8,9 @@ import (
 	"vtsidecar/internal/event"
 )
 
-// write renders the next portion of the round.
-func (w *Work) write(ctx context.Context) error {
+// clearLines empties the lines and makes room for those that are left of the round,
+// as far as they go into one portion.
+func (w *Work) clearLines(ctx context.Context) error {
 	s := w.s
 	portion := w.e.cfg.PortionBytes
 	if cap(s.lines.Buf) > 2*portion { // a giant event came before
@@ -40,10 +41,18 @@ func (w *Work) write(ctx context.Context) error {
 			estimate += len(w.batch.Events[s.planned[w.written+i].index].Raw) + 1024
 		}
 		if estimate = min(estimate, portion); estimate > cap(s.lines.Buf) {
-			if err := resize(ctx, w, &s.lines.Buf, estimate); err != nil {
-				return err
-			}
+			return resize(ctx, w, &s.lines.Buf, estimate)
 		}
+	}
+	return nil
+}
+
+// write renders the next portion of the round.
+func (w *Work) write(ctx context.Context) error {
+	s := w.s
+	portion := w.e.cfg.PortionBytes
+	if err := w.clearLines(ctx); err != nil {
+		return err
 	}
 	for w.written < len(s.planned) {
 		p := &s.planned[w.written]
