@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,35 +25,21 @@ func openEnricher(cfg *configs.Config, prepare func(*enrich.Config), m *metrics.
 	if len(errs) > 0 {
 		return nil, nil, usageError{errors.Join(errs...)}
 	}
-	types := make([]indicator.Type, 0, len(cfg.VT.Types))
-	for _, t := range []indicator.Type{indicator.Hash, indicator.URL, indicator.Domain, indicator.IP} {
-		for _, name := range cfg.VT.Types {
-			if t.String() == name {
-				types = append(types, t)
-			}
-		}
-	}
-	parser, err := indicator.NewParser(indicator.Config{
-		Types: types, URLParts: cfg.VT.URLParts,
-		Networks: cfg.Skip.Networks, Domains: cfg.Skip.Domains, Hashes: cfg.Skip.Hashes,
-	})
+	parser, err := newParser(cfg)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, err
 	}
-
 	answers, err := openCache(cfg, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	own, _, _ := limits(&cfg.VT, quota.Account{})
-	counts, err := quota.Open(quotaPath(cfg), own, nil)
-	var damaged *quota.DamagedError
-	if errors.As(err, &damaged) {
-		log.Warn("the counts of requests could not be read; they begin anew", "error", damaged)
-	} else if err != nil {
+	counts, damaged, err := openQuota(cfg)
+	if err != nil {
 		return nil, nil, fmt.Errorf("path.data: open the counts of requests: %w", err)
 	}
-
+	if damaged != nil {
+		log.Warn("the counts of requests could not be read; they begin anew", "error", damaged)
+	}
 	vt, noSource, err := openSource(cfg, m, log)
 	if err != nil {
 		return nil, nil, errors.Join(err, counts.Close())
@@ -113,7 +100,36 @@ func saveAtEnd(log *slog.Logger, what string, save func() error) {
 	}
 }
 
+// newParser makes the parser of indicators.
+func newParser(cfg *configs.Config) (*indicator.Parser, error) {
+	types := make([]indicator.Type, 0, len(cfg.VT.Types))
+	for _, t := range []indicator.Type{indicator.Hash, indicator.URL, indicator.Domain, indicator.IP} {
+		if slices.Contains(cfg.VT.Types, t.String()) {
+			types = append(types, t)
+		}
+	}
+	parser, err := indicator.NewParser(indicator.Config{
+		Types: types, URLParts: cfg.VT.URLParts,
+		Networks: cfg.Skip.Networks, Domains: cfg.Skip.Domains, Hashes: cfg.Skip.Hashes,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return parser, nil
+}
+
 func quotaPath(cfg *configs.Config) string { return filepath.Join(cfg.DataDir, "quota") }
+
+// openQuota opens the counts of requests. Where they were damaged they begin anew,
+// and damaged says so.
+func openQuota(cfg *configs.Config) (counts *quota.Quota, damaged *quota.DamagedError, err error) {
+	own, _, _ := limits(&cfg.VT, quota.Account{})
+	counts, err = quota.Open(quotaPath(cfg), own, nil)
+	if errors.As(err, &damaged) {
+		err = nil
+	}
+	return counts, damaged, err
+}
 
 // keepLimits holds the counts against what the account of the key says, as far
 // as the settings want that. begin, if any, is closed when that is known for the

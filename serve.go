@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync/atomic"
@@ -122,21 +123,11 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 	closeControl := openControl(cfg, dead, &resender{out: out, enricher: func() (*enrich.Enricher, error) { return enricher, nil }}, log)
 	defer atExit(&err, "close the control socket", withTimeout(closeControl))
 
-	var overTLS *tls.Config
-	if cfg.Input.TLS != nil {
-		certificates, err := lumber.OpenCertificates(lumber.CertificatesConfig{
-			Read: func() lumber.Material {
-				sum, settings := cfg.Input.ReadTLS()
-				return lumber.Material{Sum: sum, TLS: settings}
-			},
-			AllowedNames: cfg.Input.AllowedNames, Log: log,
-		})
-		if err != nil {
-			return usageError{err}
-		}
-		defer certificates.Close()
-		overTLS = certificates.TLS()
+	overTLS, closeTLS, err := openTLS(cfg, log)
+	if err != nil {
+		return err
 	}
+	defer closeTLS()
 	server, err := lumber.NewServer(lumber.Config{
 		MaxConnections: cfg.Input.MaxConnections,
 		MaxPerAddress:  cfg.Input.MaxPerAddress,
@@ -205,6 +196,25 @@ func listenOn(setting, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	return l, nil
+}
+
+// openTLS is what the listener speaks TLS with, which follows its files until stop
+// is called; nil: it speaks none.
+func openTLS(cfg *configs.Config, log *slog.Logger) (conf *tls.Config, stop func(), err error) {
+	if cfg.Input.TLS == nil {
+		return nil, func() {}, nil
+	}
+	certificates, err := lumber.OpenCertificates(lumber.CertificatesConfig{
+		Read: func() lumber.Material {
+			sum, settings := cfg.Input.ReadTLS()
+			return lumber.Material{Sum: sum, TLS: settings}
+		},
+		AllowedNames: cfg.Input.AllowedNames, Log: log,
+	})
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	return certificates.TLS(), certificates.Close, nil
 }
 
 // readiness is what /readyz answers. Its methods are called concurrently.

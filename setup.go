@@ -76,11 +76,14 @@ func setupCommand(c *cli.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	err = setup(c.Context, client, cfg, parts, c.Bool("dry-run"), c.Bool("json"), e)
+	err = setup(c, e, client, cfg, parts)
 	return errors.Join(err, client.Close(context.WithoutCancel(c.Context)))
 }
 
-func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, parts []string, dry, asJSON bool, e env) error {
+// setup installs the templates, or says what it would do, and looks what indices
+// would be made from then.
+func setup(c *cli.Context, e env, client elasticsearch.Doer, cfg *configs.Config, parts []string) error {
+	ctx, dry := c.Context, c.Bool("dry-run")
 	component, index := elasticsearch.Templates(parts)
 	changes, err := elasticsearch.Plan(ctx, client, component, index)
 	if err == nil && !dry {
@@ -92,7 +95,7 @@ func setup(ctx context.Context, client elasticsearch.Doer, cfg *configs.Config, 
 		}
 		return err
 	}
-	if asJSON {
+	if c.Bool("json") {
 		if err := prettyTo(e.stdout).Encode(changes); err != nil {
 			return err
 		}

@@ -240,13 +240,12 @@ func countOne(cfg *configs.Config) (left map[string]int, note string, err error)
 		return nil, "The look-up is not in the server's count: " + err.Error() + ".", nil
 	}
 	defer dir.Close() // the lock ends with the process at the latest
-	own, _, _ := limits(&cfg.VT, quota.Account{})
-	counts, err := quota.Open(quotaPath(cfg), own, nil)
-	var damaged *quota.DamagedError
-	if errors.As(err, &damaged) {
-		note = damaged.Error() + "."
-	} else if err != nil {
+	counts, damaged, err := openQuota(cfg)
+	if err != nil {
 		return nil, "", fmt.Errorf("path.data: count the look-up: %w", err)
+	}
+	if damaged != nil {
+		note = damaged.Error() + "."
 	}
 	ok, until, window, err := counts.Take()
 	left = counts.Left()
