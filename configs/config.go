@@ -25,7 +25,7 @@ type Config struct {
 
 	Input           Listener
 	Fields          []string // texts of fields; what they mean is the enrichment's affair. Empty: nothing is looked up
-	FieldsMaxValues int      // at least 1
+	FieldsMaxValues int      // at least 1, at most 4096
 	Details         string   // document.details: "hits", "all", "none"
 	ECS             ECS
 	ID              ID

@@ -253,6 +253,7 @@ func TestValues(t *testing.T) {
 		{"input.max_connections", func(c *configs.Config) any { return c.Input.MaxConnections }, map[string]any{"0": 0}, map[string]string{"-1": "at least 0", "+5": "whole number", "1_000": "whole number", "99999999999999999999": "out of range"}},
 		{"input.max_connections_per_address", func(c *configs.Config) any { return c.Input.MaxPerAddress }, map[string]any{"0": 0, "16": 16}, map[string]string{"-1": "at least 0"}},
 		{"cache.max_entries", func(c *configs.Config) any { return c.Cache.MaxEntries }, map[string]any{"1": 1}, map[string]string{"0": "at least 1"}},
+		{"fields_max_values", func(c *configs.Config) any { return c.FieldsMaxValues }, map[string]any{"4096": 4096}, map[string]string{"4097": "use 1 to 4096", "0": "use 1 to 4096"}},
 		{"input.max_event", func(c *configs.Config) any { return c.Input.MaxEvent }, map[string]any{"128MiB": int64(128 << 20), "1000": int64(1000)}, map[string]string{"129MiB": "at most 128MiB", "0": "at least 1"}},
 		{"output.file.path", func(c *configs.Config) any { return c.OutputFile.Path }, map[string]any{"/x/y": "/x/y"}, map[string]string{"/x/": "folder", "a\nb": "line break"}},
 	}

@@ -21,7 +21,7 @@ const (
 	maxRoundRefs  = 64 << 10
 	maxFindings   = 32 << 10
 	maxRound      = 16 << 10 // events
-	maxEventRefs  = 4096     // values of one event that are looked at
+	maxEventRefs  = 4096     // values of one event that are looked at; the setting fields_max_values allows no more
 	maxValue      = 8 << 10  // bytes of an indicator; longer ones are none
 	maxMemo       = 1 << 10  // bytes of a value that is remembered as it was sent
 	maxBodies     = 1 << 20  // bytes of parts that are kept ready
