@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,6 +212,18 @@ func TestInterfacesAreSmall(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// What a package's comment says of its files is so.
+func TestWhereToLook(t *testing.T) {
+	name := regexp.MustCompile(`\b[a-z_]+\.go\b`)
+	for _, p := range packages(t) {
+		for _, f := range p.GoFiles {
+			tree, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.ParseComments|parser.PackageClauseOnly)
+			require.NoError(t, err)
+			assert.Subset(t, p.GoFiles, name.FindAllString(tree.Doc.Text(), -1), p.ImportPath)
 		}
 	}
 }

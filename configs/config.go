@@ -5,6 +5,11 @@
 // declared once, and its flag, variable, YAML key and documentation are made
 // from that; all mistakes are reported in one go, each with its name, where it
 // stands and the mend; and no secret ever appears in an error or a listing.
+//
+// Where to look: table.go declares the settings, outputs.go those of outputs; parse.go
+// says what a value may be; load.go puts together what flags.go and yaml.go read;
+// files.go and tls.go read what settings name; errors.go is how mistakes are said,
+// help.go, print.go and annotated.go how settings are shown.
 package configs
 
 import (

@@ -5,6 +5,12 @@
 // has returned nil for every event of it; and whatever clients send, in any
 // number up to Config.MaxConnections, memory stays within Config.Memory and a
 // small constant, and other clients' windows go on.
+//
+// Where to look: server.go accepts, conn.go is one connection and handshake.go its
+// TLS, of certificates.go; frame.go makes frames of bytes (zlib.go and the package
+// inflate those of compressed ones), window.go windows of frames, ack.go answers them;
+// budget.go says who may use memory, pool.go is memory that goes round, reason.go why
+// connections end and what the log says of it.
 package lumber
 
 import (

@@ -5,6 +5,13 @@
 // failed write, a failed sync, no space, a file taken away), nothing that was
 // answered with nil is lost, and no line is ever torn over two files or joined
 // to another.
+//
+// Where to look: journal.go takes lines and answers when they are durable, group.go
+// is one write and one sync of it, appendfile.go what is done to the file, recovery.go
+// what an earlier process left, probe.go how it is known that a sick disk is well,
+// names.go what stands beside the file, fs.go the file system. file.go is the output,
+// archive.go what becomes of its closed files; deadletter.go stores letters, letter.go
+// is how they are written and read, replay.go takes them out again.
 package output
 
 import (

@@ -8,7 +8,8 @@
 //
 // Where to look: compile.go turns the settings into a tree of paths with one
 // hash table over it, pass.go is the pass, text.go reads strings and numbers,
-// digest.go holds the arithmetic of paths and identity, line.go writes.
+// digest.go holds the arithmetic of paths and identity, line.go writes, from what
+// plan.go keeps of an event; site.go and metadata.go read what was scanned again.
 package scan
 
 // MaxDepth is how deeply objects and arrays of an event may nest; the event
