@@ -4,7 +4,6 @@
 # Arguments are the names of the defects to try; none: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 wanted=("$@")
