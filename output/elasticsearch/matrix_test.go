@@ -673,6 +673,26 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+// Events may be such that the answer about many of them is longer than is read:
+// then they are sent in parts, until it is read.
+func TestLongAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, esstandin.Config{})
+		b.es.SetRules(esstandin.Rule{Match: "needle1", Status: 400, Reason: strings.Repeat("x", maxAnswer/50)})
+		events := some(0, 200)
+		var dead []int
+		for i := range events {
+			if strings.Contains(events[i].line, "needle1") {
+				dead = append(dead, i)
+			}
+		}
+		require.NoError(t, b.returned(b.store(t.Context(), events), time.Second))
+		require.NoError(t, b.out.Ready())
+		b.once(events, dead...)
+		b.close()
+	})
+}
+
 // When the server's bound is gone, bodies grow again, by and by.
 func TestBodiesGrowAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -302,6 +302,9 @@ func TestFaults(t *testing.T) {
 				require.NoError(t, b.store(0, 100))
 				assert.LessOrEqual(t, time.Since(began), want.within)
 				require.NoError(t, b.out.Ready())
+				if does == "keepalives" {
+					assert.Equal(t, 1, b.took["a:1"], "a peer that is busy is waited for, and sent nothing again")
+				}
 				require.NoError(t, b.store(100, 200), "and the next window")
 				_, texts := linesOf(0, 100)
 				for i, text := range texts {
