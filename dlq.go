@@ -38,8 +38,8 @@ func dlqCommand(e *env, usage cli.OnUsageErrorFunc) *cli.Command {
 	}
 	filters := func(more ...cli.Flag) []cli.Flag {
 		return flags(append(more,
-			&cli.StringSliceFlag{Name: "reason", Usage: "only letters with this `REASON`; several: any of them"},
-			&cli.IntSliceFlag{Name: "status", Usage: "only letters with this `STATUS` of the output; 0: it was never asked"},
+			&cli.StringSliceFlag{Name: "reason", Usage: "only letters with this `REASON`; several, in as many flags or with commas: any of them"},
+			&cli.StringSliceFlag{Name: "status", Usage: "only letters with this `STATUS` of the output; 0: it was never asked"},
 			&cli.StringSliceFlag{Name: "index", Usage: "only letters meant for this `INDEX`, with *"},
 			&cli.StringFlag{Name: "since", Usage: "only letters since this `TIME`: 2h, 7d, 2026-01-02, or 2026-01-02T03:04:05Z"})...)
 	}
@@ -86,7 +86,14 @@ func dlqChoice(c *cli.Context, e env) (cfg *configs.Config, f output.Filter, err
 
 // dlqFilter reads the filters and, behind the command, IDs.
 func dlqFilter(c *cli.Context, now time.Time) (f output.Filter, err error) {
-	f.Reasons, f.Statuses, f.Indices = c.StringSlice("reason"), c.IntSlice("status"), c.StringSlice("index")
+	f.Reasons, f.Indices = listed(c.StringSlice("reason")), listed(c.StringSlice("index"))
+	for _, text := range listed(c.StringSlice("status")) {
+		status, err := strconv.Atoi(text)
+		if err != nil {
+			return f, usagef("--status %s: use a number such as 400", strconv.Quote(text))
+		}
+		f.Statuses = append(f.Statuses, status)
+	}
 	for _, id := range c.Args().Slice() {
 		if err := checkLetterID(id); err != nil {
 			return f, err
@@ -108,6 +115,17 @@ func dlqFilter(c *cli.Context, now time.Time) (f output.Filter, err error) {
 		}
 	}
 	return f, usagef("--since %s: use a duration like 2h or 7d, or a time like 2026-01-02T03:04:05Z", strconv.Quote(since))
+}
+
+// listed are the words of a flag that may stand several times, or hold commas, as
+// lists among the settings may.
+func listed(texts []string) (words []string) {
+	for _, text := range texts {
+		for word := range strings.SplitSeq(text, ",") {
+			words = append(words, strings.TrimSpace(word))
+		}
+	}
+	return words
 }
 
 func checkLetterID(id string) error {

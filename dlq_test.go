@@ -311,6 +311,8 @@ func TestDeadLetterCommandsRefuseNonsense(t *testing.T) {
 		{[]string{"show", "--path.data", data, "xyz1"}, exitUsage, "no ID"},
 		{[]string{"show", "--path.data", data, "abcd"}, exitFail, "no letter has the ID abcd"},
 		{[]string{"list", "--since", "yesterday", "--path.data", data}, exitUsage, "--since"},
+		{[]string{"list", "--status", "4xx", "--path.data", data}, exitUsage, "--status \"4xx\": use a number"},
+		{[]string{"purge", "--yes", "--status", "400,", "--path.data", data}, exitUsage, "--status \"\": use a number"},
 		{[]string{"replay", "--path.data", data, "ab"}, exitUsage, "no ID"},
 		{[]string{"replay", "--path.data", data}, exitDone, ""},
 		{[]string{"purge", "--yes", "--path.data", data}, exitDone, ""},
@@ -319,6 +321,27 @@ func TestDeadLetterCommandsRefuseNonsense(t *testing.T) {
 		status, _, stderr := dlq(t, "", c.args...)
 		assert.Equal(t, c.status, status, "%v: %s", c.args, stderr)
 		assert.Contains(t, stderr, c.says, c.args)
+	}
+}
+
+// A filter chooses what any of its words choose, in flags of their own or with commas.
+func TestFiltersAreLists(t *testing.T) {
+	data := t.TempDir()
+	dead, err := output.OpenDeadLetter(output.DeadLetterConfig{Dir: filepath.Join(data, "dead-letter")})
+	require.NoError(t, err)
+	var letters []event.DeadLetter
+	for i, reason := range []string{"refused", "pipeline", "index", "too_large"} {
+		letters = append(letters, event.DeadLetter{Reason: reason, Event: []byte("{}"), Status: 400 + i, Target: &event.Target{ID: "x", Index: "logs-" + reason}})
+	}
+	require.NoError(t, dead.Store(t.Context(), letters))
+	require.NoError(t, dead.Close(t.Context()))
+	for args, want := range map[string]int{
+		"--reason refused,pipeline": 2, "--reason refused --reason pipeline": 2, "--status 400,401 --status 403": 3,
+		"--index logs-index,logs-p*": 2, "--status 400,401 --index logs-p*": 1, "--reason refused,": 1, "--reason nothing": 0,
+	} {
+		status, stdout, stderr := dlq(t, "", append([]string{"list", "--json", "--path.data", data}, strings.Fields(args)...)...)
+		require.Zero(t, status, stderr)
+		assert.Equal(t, want, strings.Count(stdout, "\n"), args)
 	}
 }
 
