@@ -29,9 +29,9 @@ func (s *setting) defaults() []string {
 	return []string{s.def}
 }
 
-// MaxEventLimit is the longest event that can be configured, and the longest
+// maxEventLimit is the longest event that can be configured, and the longest
 // that is read and skipped; beyond it the connection is closed.
-const MaxEventLimit = 128 << 20
+const maxEventLimit = 128 << 20
 
 const defaultFields = `process.hash:hash@high, file.hash:hash@high, email.attachments.file.hash:hash@high, ` +
 	`winlog.event_data.Hashes:hash@high=sysmon.hash, url.full:url, dns.question.name:domain, ` +
@@ -67,7 +67,7 @@ var beforeOutputs = []setting{
 	{name: "input.max_connections_per_address", def: "0", doc: "most connections at a time from one IP address; 0: unlimited",
 		parser: intOf(func(c *Config) *int { return &c.Input.MaxPerAddress }, 0, math.MaxInt32)},
 	{name: "input.max_event", def: "16MiB", doc: "longest event; a longer one is skipped and dead-lettered as a stub; at most 128MiB",
-		parser: sizeOf(func(c *Config) *int64 { return &c.Input.MaxEvent }, 1, MaxEventLimit)},
+		parser: sizeOf(func(c *Config) *int64 { return &c.Input.MaxEvent }, 1, maxEventLimit)},
 	{name: "input.max_window", def: "10000", doc: "most events in a window; more closes the connection (the sender's `bulk_max_size` is too large)",
 		parser: intOf(func(c *Config) *int { return &c.Input.MaxWindow }, 1, math.MaxInt32)},
 	{name: "input.max_window_bytes", def: "1GiB", doc: "most bytes in a window, inflated; more closes the connection; at least `input.max_event`",

@@ -404,33 +404,14 @@ func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 }
 
 // Rename moves a file within its folder and replaces nothing.
-func (f *FS) Rename(from, to string) error {
-	return f.call("rename", from, func() error {
-		dir, old, err := f.folder(from)
-		if err != nil {
-			return err
-		}
-		into, entry, err := f.folder(to)
-		if err != nil {
-			return err
-		}
-		n := dir.entries[old]
-		switch {
-		case n == nil:
-			return syscall.ENOENT
-		case dir != into:
-			return syscall.EXDEV
-		case dir.entries[entry] != nil:
-			return syscall.EEXIST
-		}
-		f.change(dir, "rename", change{take: old, put: entry, node: n})
-		return nil
-	})
-}
+func (f *FS) Rename(from, to string) error { return f.move("rename", from, to, false) }
 
 // Replace moves a file within its folder onto another.
-func (f *FS) Replace(from, to string) error {
-	return f.call("replace", from, func() error {
+func (f *FS) Replace(from, to string) error { return f.move("replace", from, to, true) }
+
+// move is a call of that kind; onto: there may be a file of the new name.
+func (f *FS) move(kind, from, to string, onto bool) error {
+	return f.call(kind, from, func() error {
 		dir, old, err := f.folder(from)
 		if err != nil {
 			return err
@@ -445,8 +426,10 @@ func (f *FS) Replace(from, to string) error {
 			return syscall.ENOENT
 		case dir != into:
 			return syscall.EXDEV
+		case !onto && dir.entries[entry] != nil:
+			return syscall.EEXIST
 		}
-		f.change(dir, "replace", change{take: old, put: entry, node: n})
+		f.change(dir, kind, change{take: old, put: entry, node: n})
 		return nil
 	})
 }
