@@ -257,19 +257,28 @@ func (t *target) unacked(name string, n int, d time.Duration) (*peer, error) {
 	return nil, p.err
 }
 
-func drainedInTime(t *target) (string, error) {
-	lift, err := t.outage()
-	if err != nil {
-		return "", err
+// stopped sends an owned window during an outage and then SIGTERM: what is in flight
+// cannot be settled before lift, or at all.
+func (t *target) stopped() (p *peer, lift func() error, err error) {
+	if lift, err = t.outage(); err != nil {
+		return nil, nil, err
 	}
-	p, err := t.unacked("outage", 50, 2*time.Second)
+	if p, err = t.unacked("outage", 50, 2*time.Second); err != nil {
+		return nil, nil, err
+	}
+	if err := t.signal(syscall.SIGTERM); err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, lift, nil
+}
+
+func drainedInTime(t *target) (string, error) {
+	p, lift, err := t.stopped()
 	if err != nil {
 		return "", err
 	}
 	defer p.close()
-	if err := t.signal(syscall.SIGTERM); err != nil {
-		return "", err
-	}
 	pause(t.ctx, time.Second)
 	if err := lift(); err != nil {
 		return "", err
@@ -288,18 +297,11 @@ func drainedInTime(t *target) (string, error) {
 }
 
 func notDrained(t *target) (string, error) {
-	lift, err := t.outage()
-	if err != nil {
-		return "", err
-	}
-	p, err := t.unacked("outage", 50, 2*time.Second)
+	p, _, err := t.stopped()
 	if err != nil {
 		return "", err
 	}
 	defer p.close()
-	if err := t.signal(syscall.SIGTERM); err != nil {
-		return "", err
-	}
 	p.closed()
 	if p.err != nil {
 		return "", p.err
@@ -311,7 +313,6 @@ func notDrained(t *target) (string, error) {
 	if state.ExitCode() != 1 {
 		return "", fmt.Errorf("windows were not settled, and %v in place of exit status 1", state)
 	}
-	_ = lift // it died with the process
 	if err := t.revive(); err != nil {
 		return "", err
 	}
@@ -319,17 +320,11 @@ func notDrained(t *target) (string, error) {
 }
 
 func terminatedTwice(t *target) (string, error) {
-	if _, err := t.outage(); err != nil {
-		return "", err
-	}
-	p, err := t.unacked("outage", 50, 2*time.Second)
+	p, _, err := t.stopped()
 	if err != nil {
 		return "", err
 	}
 	defer p.close()
-	if err := t.signal(syscall.SIGTERM); err != nil {
-		return "", err
-	}
 	// The first is heeded when readiness says so.
 	for range 100 {
 		if ok, text, err := t.ready(); err == nil && !ok && strings.Contains(text, "stopping") {
