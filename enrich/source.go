@@ -8,10 +8,10 @@
 // Where to look: enricher.go has the settings and puts everything together. A batch's
 // way is work.go, step by step in gather.go (scan and identity), collect.go (values
 // to findings), answers.go (cache and look-ups) and write.go (lines), which renders
-// by document.go (arcanna.ioc), threat.go (ECS) and json.go. Its memory is scratch.go,
-// table.go and pool.go; facts.go is what the next batch need not find out again.
-// queue.go makes the requests of a source, rules.go says what an answer means,
-// answer_codec.go is an answer on disk.
+// by document.go (arcanna.ioc), threat.go and related.go (ECS) and json.go. Its memory
+// is scratch.go, table.go and pool.go; facts.go is what the next batch need not find
+// out again. queue.go makes the requests of a source, rules.go says what an answer
+// means, answer_codec.go is an answer on disk.
 package enrich
 
 import (

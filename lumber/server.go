@@ -8,7 +8,8 @@
 //
 // Where to look: server.go accepts, conn.go is one connection and handshake.go its
 // TLS, of certificates.go; frame.go makes frames of bytes (zlib.go and the package
-// inflate those of compressed ones), window.go windows of frames, ack.go answers them;
+// inflate those of compressed ones), window.go windows of frames, pairs.go events of
+// version 1, batch.go what goes down to the Handler, ack.go what goes back;
 // budget.go says who may use memory, pool.go is memory that goes round, reason.go why
 // connections end and what the log says of it.
 package lumber

@@ -56,6 +56,9 @@ func (s *Scanner) Scan(raw []byte, r *Result) error {
 // them, but never by more than a few: strings, numbers and white space stop at
 // n, and neither a value nor what follows it is looked at before p < n was seen.
 // Containers are kept on a stack of our own, so depth costs no calls.
+//
+// It is one long function on purpose: it sees each byte of every event, and a call
+// for each key and each value would cost about what these cost themselves.
 func (s *Scanner) pass(b []byte, n int, r *Result) (int, string) {
 	p := r.space(b, 0, n)
 	if p >= n {
