@@ -34,6 +34,19 @@ func (d *first) Do(ctx context.Context, r *elasticsearch.Request) (*elasticsearc
 	return &elasticsearch.Response{Status: http.StatusOK, Body: d.body}, nil
 }
 
+// An answer behind whose end there is more is two that were mixed up, or worse.
+func TestAnswerWithMoreBehindIt(t *testing.T) {
+	for _, more := range []string{"x", "{}", "]", "\x00", `,"items":[]`} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &first{body: []byte(`{"items":[{"create":{"_id":"` + some(0, 1)[0].id + `","status":201}}]}` + more)}
+			b := open(t, esstandin.Config{}, func(c *elasticsearch.Config) { d.then, c.Doer = c.Doer, d })
+			require.NoError(t, b.returned(b.store(t.Context(), some(0, 1)), longest))
+			b.once(some(0, 1))
+			b.close()
+		})
+	}
+}
+
 // FuzzAnswers holds the reading of answers against encoding/json: an event of
 // which a strict reader would not read that it is stored or refused, in an
 // answer that is whole, must be sent again.
