@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"vtsidecar/internal/standin"
 )
 
 // maxID is the bound of a document's identity in bytes.
@@ -86,7 +88,7 @@ func (s *Server) bulk(w http.ResponseWriter, r *http.Request, target string) {
 		s.failure(w, http.StatusBadRequest, "illegal_argument_exception", "explicit index in bulk is not allowed")
 		return
 	}
-	if !s.pause(r.Context(), s.cfg.Delay+s.shards(actions, r.URL.Query().Get("timeout"))) {
+	if !standin.Pause(r.Context(), s.done, s.cfg.Delay+s.shards(actions, r.URL.Query().Get("timeout"))) {
 		panic(http.ErrAbortHandler)
 	}
 	var long []string

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+
+	"vtsidecar/internal/standin"
 )
 
 // work is what one bulk needs with Discard, reused.
@@ -28,7 +30,7 @@ func (s *Server) discard(w http.ResponseWriter, r *http.Request, target string) 
 		s.failure(w, http.StatusBadRequest, "parse_exception", "Failed to read the body")
 		return
 	}
-	if !s.pause(r.Context(), s.cfg.Delay) {
+	if !standin.Pause(r.Context(), s.done, s.cfg.Delay) {
 		panic(http.ErrAbortHandler)
 	}
 	out, n, ok := appendCreated(k.answer[:0], body)

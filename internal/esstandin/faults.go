@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"vtsidecar/internal/standin"
 )
 
 // Fault is a disturbance of bulks. The zero value is none.
@@ -160,7 +162,7 @@ func (s *Server) faultBeforeBody(r *http.Request, f Fault) bool {
 	case "refused", "reset":
 		panic(http.ErrAbortHandler)
 	case "blackhole":
-		s.hang(r)
+		standin.Hang(r, s.done)
 	}
 	return true
 }
@@ -206,7 +208,7 @@ func (s *Server) faultyAnswer(w http.ResponseWriter, r *http.Request, f Fault, i
 	case "refused", "reset", "eof":
 		panic(http.ErrAbortHandler)
 	case "hang", "blackhole":
-		s.hang(r)
+		standin.Hang(r, s.done)
 	case "redirect":
 		host := r.Host
 		if name, port, err := net.SplitHostPort(host); err == nil && name == "127.0.0.1" {

@@ -10,11 +10,9 @@
 package esstandin
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -371,29 +369,4 @@ func (s *Server) complain(format string, a ...any) {
 	if s.cfg.Log != nil {
 		s.cfg.Log.Warn("complaint: " + text)
 	}
-}
-
-// pause lets a time pass; false: the client is gone.
-func (s *Server) pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-s.done: // no more waiting
-	case <-ctx.Done():
-		return false
-	}
-	return true
-}
-
-// hang gives no answer until the client goes away.
-func (s *Server) hang(r *http.Request) {
-	select {
-	case <-r.Context().Done():
-	case <-s.done:
-	}
-	panic(http.ErrAbortHandler)
 }

@@ -1,5 +1,6 @@
-// Package standin runs a stand-in of something outside as a program of its own,
-// for demonstrations, benchmarks and tests of whole processes.
+// Package standin is what stand-ins of something outside share: it runs one as a
+// program of its own, for demonstrations, benchmarks and tests of whole processes,
+// and lets its answers be late.
 //
 // Promise: when it listens its address is on stderr, in one line; and when it is
 // told to stop it does so soon, whatever answers hang.
@@ -66,4 +67,31 @@ func Serve(ctx context.Context, name, address string, h Handler, stderr io.Write
 		err = errors.Join(err, serveErr)
 	}
 	return err
+}
+
+// Pause lets a time pass, or as much of it as there is until done is closed; false:
+// the client is gone.
+func Pause(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-done:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// Hang gives no answer: it ends the connection when the client goes away, or when
+// done is closed.
+func Hang(r *http.Request, done <-chan struct{}) {
+	select {
+	case <-r.Context().Done():
+	case <-done:
+	}
+	panic(http.ErrAbortHandler)
 }

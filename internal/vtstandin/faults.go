@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"vtsidecar/internal/standin"
 )
 
 // takeFault is the disturbance of one request, of those set at from.
@@ -56,11 +58,7 @@ func (s *Server) faultBeforeAnswer(w http.ResponseWriter, r *http.Request, f Fau
 		w.WriteHeader(f.Status)
 		_, _ = fmt.Fprint(w, page)
 	case "hang":
-		select {
-		case <-r.Context().Done():
-		case <-s.done:
-		}
-		panic(http.ErrAbortHandler)
+		standin.Hang(r, s.done)
 	case "reset":
 		panic(http.ErrAbortHandler)
 	case "redirect":

@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"vtsidecar/internal/standin"
 )
 
 // Config is what a stand-in starts with. The zero value knows nothing, takes any
@@ -357,18 +359,7 @@ func (s *Server) wait(r *http.Request) bool {
 	s.mu.Lock()
 	latency := s.latency
 	s.mu.Unlock()
-	if latency <= 0 {
-		return true
-	}
-	t := time.NewTimer(latency)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-s.done: // no more waiting
-	case <-r.Context().Done():
-		return false
-	}
-	return true
+	return standin.Pause(r.Context(), s.done, latency)
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *Object, fault Fault) {
