@@ -174,6 +174,13 @@ func newApp(e *env) *cli.App {
 		},
 	}
 	app.Commands = append(app.Commands, setupCommands(e, usage)...)
+	for _, name := range notYet { // so that no flag of theirs hides why
+		app.Commands = append(app.Commands, &cli.Command{
+			Name: name, Hidden: true, SkipFlagParsing: true,
+			CustomHelpTemplate: "vtsidecar " + name + " is not in this version.\n",
+			Action:             func(*cli.Context) error { return usagef("the command %q is not in this version", name) },
+		})
+	}
 	return app
 }
 
