@@ -376,6 +376,7 @@ func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 		"no cluster":        {handler(200, "", "<html>"), nil, "not as Elasticsearch or OpenSearch"},
 		"no master":         {handler(503, "", "{}"), nil, "has trouble of its own (503)"},
 		"may not ask":       {handler(403, "", `{"error":{"type":"security_exception","reason":"action [cluster:monitor/main] is unauthorized"},"status":403}`), nil, ""},
+		"a closed proxy":    {"http://es.example:9200", []string{"--output.elasticsearch.proxy_url", handler(407, "", "<html>")}, "the proxy wants a user and a password"},
 		"a firewall":        {handler(403, "", "<html>"), nil, "answers 403, and not in the words"},
 		"an account":        {handler(403, "", `{"Message":"User: anonymous is not authorized"}`), nil, "answers 403, and not in the words"},
 	} {

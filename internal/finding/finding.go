@@ -63,6 +63,12 @@ func (l List) Count(result string) (n int) {
 	return n
 }
 
+// ProxyCredentials says that a proxy wants to know who asks it, and the mend.
+// output is as for Connection.
+func ProxyCredentials(output string) string {
+	return "the proxy wants a user and a password: write them into " + output + ".proxy_url as http://USER:PASSWORD@HOST:PORT"
+}
+
 // Connection says why a connection came to nothing, and the mend. output is the
 // name before the settings of the output: "output.elasticsearch".
 func Connection(err error, output string) string {
@@ -79,7 +85,7 @@ func Connection(err error, output string) string {
 	proxy := errors.As(err, &op) && op.Op == "proxyconnect"
 	switch {
 	case strings.Contains(text, "Proxy Authentication Required"):
-		return "the proxy wants a user and a password: write them into " + output + ".proxy_url as http://USER:PASSWORD@HOST:PORT"
+		return ProxyCredentials(output)
 	case proxy:
 		return "the proxy cannot be reached (" + text + "): mend " + output + ".proxy_url or the environment's HTTPS_PROXY, or write none"
 	case errors.As(err, &dns):

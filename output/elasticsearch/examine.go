@@ -114,6 +114,9 @@ func (e *examiner) host(ctx context.Context, host *url.URL, client Doer) (cluste
 	case resp.Status == http.StatusUnauthorized:
 		e.found.Wrong(what, "the credentials are wrong or missing (401): mend output.elasticsearch.api_key, .username and .password, or .bearer_token")
 		return "", false
+	case resp.Status == http.StatusProxyAuthRequired:
+		e.found.Wrong(what, "%s", finding.ProxyCredentials("output.elasticsearch"))
+		return "", false
 	case resp.Status == http.StatusForbidden && !explained(resp.Body):
 		e.found.Wrong(what, "answers 403, and not in the words of Elasticsearch or OpenSearch: a proxy or a firewall before it lets nothing pass; mend that, or output.elasticsearch.hosts")
 		return "", false
