@@ -134,6 +134,22 @@ func TestDeadLetterFull(t *testing.T) {
 	assert.NoError(t, d.Ready())
 }
 
+// A letter that is only too long as it is written, with its quotes escaped, is
+// refused as well: nothing is dropped.
+func TestDeadLetterFullAsItIsWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dead-letter")
+	d := openDeadLetter(t, output.DeadLetterConfig{Dir: dir, MaxBytes: 20000})
+	require.NoError(t, d.Store(background, malformed(5000)))
+	before := text(t, filepath.Join(dir, "dead-letter.ndjson"))
+	quotes := bytes.Repeat([]byte{'"'}, 9000)
+	letters := []event.DeadLetter{{Reason: "malformed", Event: quotes, Length: int64(len(quotes))}}
+	require.ErrorIs(t, d.Store(background, letters), output.ErrDeadLetterFull)
+	require.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull)
+	assert.Equal(t, before, text(t, filepath.Join(dir, "dead-letter.ndjson")))
+	letters[0].Event, letters[0].Length = quotes[:4000], 4000
+	require.NoError(t, d.Store(background, letters), "what fits is stored")
+}
+
 // A sender can make windows of nothing but dead letters, and letters are longer
 // than their events: they are rendered a piece at a time.
 func TestDeadLetterRendersInPieces(t *testing.T) {
