@@ -43,7 +43,7 @@ func TestClosedFiles(t *testing.T) {
 	assert.Len(t, closed(""), 2)
 	assert.Len(t, closed(".ndjson.gz"), 2)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
-	answer, err := client.Get("http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`) + "/metrics")
+	answer, err := client.Get("http://" + p.says(t, `"admin\.url":"http://(127\.0\.0\.1:[0-9]+)"`) + "/metrics")
 	require.NoError(t, err)
 	figures, err := io.ReadAll(answer.Body)
 	answer.Body.Close()

@@ -42,7 +42,7 @@ func TestReadyWithoutEvents(t *testing.T) {
 		t.Run(setting, func(t *testing.T) {
 			p := start(t, nil, "",
 				"--input.address", "127.0.0.1:0", "--admin.address", "127.0.0.1:0", "--path.data", t.TempDir(), "--vt.enabled=false", "--"+setting, tt.value)
-			admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
+			admin := "http://" + p.says(t, `"admin\.url":"http://(127\.0\.0\.1:[0-9]+)"`)
 			require.Eventually(t, func() bool {
 				resp, err := client.Get(admin + "/readyz")
 				require.NoError(t, err)

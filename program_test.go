@@ -354,7 +354,7 @@ func TestAdmin(t *testing.T) {
 	_, url := standIn(t)
 	p := startServer(t, t.TempDir(), url, "--vt.limit.hour", "100", "--vt.limit.day", "500")
 	sendEvents(t, p.address(t), `{"n":1,"source":{"ip":"203.0.113.7"}}`)
-	admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
+	admin := "http://" + p.says(t, `"admin\.url":"http://(127\.0\.0\.1:[0-9]+)"`)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	get := func(path string) (int, string) {
 		resp, err := client.Get(admin + path)
@@ -384,13 +384,27 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// Who starts the server on a free port looks for address= on stderr, and must find
+// one line, whatever the log is like.
+func TestOneLineNamesTheAddress(t *testing.T) {
+	_, url := standIn(t)
+	for _, format := range []string{"text", "json"} {
+		p := startServer(t, t.TempDir(), url, "--log.level", "debug", "--log.format", format)
+		p.address(t)
+		p.stop()
+		require.Zero(t, p.wait(t), p.stderr)
+		assert.Contains(t, p.stderr.String(), "the admin server listens")
+		assert.Equal(t, 1, strings.Count(p.stderr.String(), "address="), p.stderr)
+	}
+}
+
 // Dashboards and alerts find every series before anything has happened, whatever
 // the output is: increase() does not see one that begins at 1.
 func TestMetricsFromTheStart(t *testing.T) {
 	_, url := standIn(t)
 	for _, output := range []string{"--output.file.rotate_bytes=1MiB", "--output.elasticsearch.hosts=http://127.0.0.1:9", "--output.logstash.hosts=127.0.0.1:9"} {
 		p := startServer(t, t.TempDir(), url, "--vt.limit.hour", "100", output)
-		admin := "http://" + p.says(t, `"admin\.address":"(127\.0\.0\.1:[0-9]+)"`)
+		admin := "http://" + p.says(t, `"admin\.url":"http://(127\.0\.0\.1:[0-9]+)"`)
 		p.address(t)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 		var body string

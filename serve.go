@@ -97,7 +97,8 @@ func serve(ctx context.Context, cfg *configs.Config, e env) (err error) {
 		server := admin.New(admin.Config{Host: host, Gatherer: m.Registry, Checks: ready.checks(cfg.Output), Version: v, Log: log})
 		go func() { failed <- server.Serve(listener) }()
 		defer atExit(&err, "stop the admin server", withTimeout(server.Shutdown))
-		log.Info("the admin server listens", "admin.address", listener.Addr().String())
+		// Not as admin.address: in a log of text, address= stands in the input's line only.
+		log.Info("the admin server listens", "admin.url", "http://"+listener.Addr().String())
 	}
 
 	dead, err := output.OpenDeadLetter(output.DeadLetterConfig{

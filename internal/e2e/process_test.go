@@ -264,7 +264,7 @@ func openOutput(t *testing.T, name string) io.Reader {
 }
 
 // listens is what the program says of its admin server.
-var listens = regexp.MustCompile(`"admin\.address":"([0-9.]+:[0-9]+)"`)
+var listens = regexp.MustCompile(`"admin\.url":"http://([0-9.]+:[0-9]+)"`)
 
 // metric is the sum of a metric's series at this moment, or one series with its labels.
 func (s *sidecar) metric(t *testing.T, name string) (sum float64) {

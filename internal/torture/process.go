@@ -43,7 +43,7 @@ type sidecar struct {
 
 var (
 	listensOn = regexp.MustCompile(`"message":"[^"]*[ ,]address=([0-9.]+:[0-9]+)`)
-	adminOn   = regexp.MustCompile(`"admin\.address":"([^"]+)"`)
+	adminOn   = regexp.MustCompile(`"admin\.url":"http://([^"]+)"`)
 )
 
 // startSidecar starts the binary over a folder of its own and waits until it
