@@ -9,7 +9,6 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -209,9 +208,10 @@ func appendEnd(dst []byte, entries uint64) []byte {
 	return dst
 }
 
-// seal fills in length and checksum.
+// seal fills in length and checksum. A record that is longer than its length can
+// say is left out by write, as all beyond maxRecord are.
 func seal(record []byte) {
-	binary.LittleEndian.PutUint32(record, uint32(min(len(record)-8, math.MaxUint32)))
+	binary.LittleEndian.PutUint32(record, uint32(len(record)-8))
 	binary.LittleEndian.PutUint32(record[4:], sum(record[:4], record[8:]))
 }
 
