@@ -24,6 +24,7 @@ const (
 	maxPieces = 4         // that are rendered and wait for the disk at a time
 
 	tellEvery = 10 * time.Minute // between two lines of the log about letters of one reason
+	lapse     = 2 * time.Minute  // that what can never fit counts, and longer than its sender pauses
 )
 
 // DeadLetterConfig says where events go that cannot be stored. All but Dir may
@@ -52,6 +53,8 @@ type DeadLetter struct {
 	coming  int64 // bytes on their way there
 	unsure  bool  // stored must be counted again
 	missing int64 // bytes that the largest letters refused needed; 0: it is not full
+	never   error // why a window cannot even fit into an empty folder; nil: none came lately
+	neverAt time.Time
 	told    map[string]*told
 }
 
@@ -216,8 +219,12 @@ func (d *DeadLetter) Ready() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.missing == 0 {
-		return nil
+	if d.never != nil && d.cfg.Now().Sub(d.neverAt) >= lapse {
+		d.never = nil // nobody sends it any more, and no room would have made this true
+		d.cfg.Log.Info("no window comes any more that the dead letter can never hold")
+	}
+	if d.missing == 0 || d.never != nil {
+		return d.never
 	}
 	return d.room(d.missing)
 }
@@ -252,6 +259,9 @@ func (d *DeadLetter) settle(n int64, durable bool) {
 // room is nil when n more bytes fit. Before it says no it looks whether an
 // operator has removed files. The caller holds mu.
 func (d *DeadLetter) room(n int64) error {
+	if n > d.cfg.MaxBytes {
+		return d.neverFits(n)
+	}
 	fits := func() bool { return d.stored+d.coming+n <= d.cfg.MaxBytes }
 	if d.unsure || d.missing > 0 || !fits() {
 		if err := d.count(); err != nil {
@@ -269,9 +279,18 @@ func (d *DeadLetter) room(n int64) error {
 		d.cfg.Log.Error("the dead letter is full; windows that need it are not acknowledged",
 			"path", d.j.dir, "bytes", d.stored, "dead_letter.max_bytes", d.cfg.MaxBytes)
 	}
-	// Letters that could never fit must not keep an empty dead letter unready.
-	d.missing = max(d.missing, min(n, d.cfg.MaxBytes))
+	d.missing = max(d.missing, n)
 	return fmt.Errorf("dead_letter.max_bytes: %w: %d of %d bytes in %s; replay or remove files there", ErrDeadLetterFull, d.stored, d.cfg.MaxBytes, d.j.dir)
+}
+
+// neverFits says that no room is enough for n bytes. The caller holds mu.
+func (d *DeadLetter) neverFits(n int64) error {
+	if now := d.cfg.Now(); d.never == nil || now.Sub(d.neverAt) >= lapse {
+		d.cfg.Log.Error("a window needs more than the dead letter may hold; it is not acknowledged", "path", d.j.dir, "needed", n, "dead_letter.max_bytes", d.cfg.MaxBytes)
+	}
+	d.neverAt = d.cfg.Now()
+	d.never = fmt.Errorf("dead_letter.max_bytes: %w: a window needs %d bytes, and it may hold %d: raise it", ErrDeadLetterFull, n, d.cfg.MaxBytes)
+	return d.never
 }
 
 // count adds up the folder. The caller holds mu.

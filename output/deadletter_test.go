@@ -127,11 +127,35 @@ func TestDeadLetterFull(t *testing.T) {
 	require.NoError(t, d.Store(background, malformed(9000)))
 	require.NoError(t, d.Store(background, malformed(9000)))
 
-	// What can never fit does not keep an empty one unready.
-	assert.ErrorIs(t, d.Store(background, malformed(30000)), output.ErrDeadLetterFull)
-	require.Error(t, d.Ready())
 	require.NoError(t, os.RemoveAll(dir))
 	assert.NoError(t, d.Ready())
+}
+
+// What even an empty one could not hold is not acknowledged, and readiness says so
+// for as long as somebody sends it, whatever room is made; then it is forgotten.
+func TestDeadLetterCannotHoldIt(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dead-letter")
+	var log bytes.Buffer
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := openDeadLetter(t, output.DeadLetterConfig{Dir: dir, MaxBytes: 20000, Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 5 {
+		err := d.Store(background, malformed(30000))
+		require.ErrorIs(t, err, output.ErrDeadLetterFull)
+		assert.ErrorContains(t, err, "raise it")
+		for range 2 {
+			assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull)
+		}
+		require.NoError(t, d.Store(background, malformed(100)), "what fits is stored")
+		now = now.Add(time.Minute)
+	}
+	assert.Equal(t, 1, strings.Count(log.String(), "level=ERROR"), log.String())
+	assert.NotContains(t, log.String(), "can never hold")
+	now = now.Add(time.Minute)
+	assert.NoError(t, d.Ready())
+	assert.Equal(t, 1, strings.Count(log.String(), "can never hold"), log.String())
+	require.ErrorIs(t, d.Store(background, malformed(30000)), output.ErrDeadLetterFull)
+	assert.ErrorIs(t, d.Ready(), output.ErrDeadLetterFull)
+	assert.Equal(t, 2, strings.Count(log.String(), "level=ERROR"), log.String())
 }
 
 // A letter that is only too long as it is written, with its quotes escaped, is
