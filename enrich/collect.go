@@ -8,6 +8,15 @@ import (
 	"vtsidecar/enrich/scan"
 )
 
+const (
+	taken = -1 // as Value.Group: it went into an indicator, with others of its object
+
+	// maxBetween is how many values of other fields may stand between two hashes of
+	// one object, as they do where both are spelled in dotted keys. It bounds what an
+	// event of many groups costs.
+	maxBetween = 64
+)
+
 // collect turns the values of the scanned event into refs to findings.
 func (w *Work) collect(ctx context.Context, p *planned) error {
 	s := w.s
@@ -18,16 +27,22 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 		v := &values[i]
 		f := w.e.fields[v.Field]
 		switch {
+		case v.Group == taken:
 		case v.Group != 0:
 			s.members = s.members[:0]
-			first, last := i, i
-			for ; last < len(values) && values[last].Group == v.Group && values[last].Field == v.Field; last++ {
+			first, group, between := i, v.Group, 0
+			for j := i; j < len(values) && between <= maxBetween; j++ {
+				m := &values[j]
+				if m.Group != group || m.Field != v.Field {
+					between++
+					continue
+				}
 				if err := room(ctx, w, &s.members, 1); err != nil {
 					return err
 				}
-				s.members = append(s.members, indicator.Member{Key: values[last].Key, Value: values[last].Text})
+				s.members = append(s.members, indicator.Member{Key: m.Key, Value: m.Text})
+				m.Group = taken
 			}
-			i = last - 1
 			if len(s.members) == 1 && string(s.members[0].Key) == "sha256" { // as most objects of hashes are
 				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name, w.hashAhead(first)); err != nil {
 					return err

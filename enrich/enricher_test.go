@@ -139,6 +139,33 @@ func TestFullQueueWithoutQuota(t *testing.T) {
 	})
 }
 
+// The hashes of one object are one indicator, its best, wherever other values
+// stand in between: dotted keys come in any order.
+func TestHashesOfOneObjectApart(t *testing.T) {
+	md5, sha256, other := strings.Repeat("a1", 16), strings.Repeat("b2", 32), strings.Repeat("c3", 32)
+	b := newBench(t, enrich.Config{Fields: specs("source.ip:ip", "process.hash:hash=first", "process.hash:hash=second", "file.hash:hash")}, nil, nil)
+	defer b.close()
+	for _, ev := range []string{
+		`{"process.hash.md5":"` + md5 + `","source.ip":"` + ip1 + `","process.hash.sha256":"` + sha256 + `"}`,
+		`{"process.hash.md5":"` + md5 + `","file.hash.md5":"` + md5 + `","process.hash.sha256":"` + sha256 + `","file.hash.sha256":"` + other + `"}`,
+		`{"process":{"hash":{"md5":"` + md5 + `","sha256":"` + sha256 + `"}}}`, // of two fields
+		`{"source.ip":["` + ip1 + `","` + ip2 + `"],"process":{"hash.sha256":"` + sha256 + `","hash.md5":"` + md5 + `"},"file.hash":{"md5":"` + md5 + `"}}`,
+	} {
+		d := b.doc(ev)
+		for _, name := range []string{"first", "second"} {
+			assert.Equal(t, sha256, d.at(name+".value"), ev)
+			assert.Nil(t, d.at(name+".values"), ev)
+		}
+		if strings.Contains(ev, other) {
+			assert.Equal(t, other, d.at("file.hash.value"))
+			assert.InDelta(t, 2, d.at("global.checked_count"), 0)
+		}
+	}
+	// Two objects are two.
+	d := b.doc(`{"process":{"hash":[{"md5":"` + md5 + `"},{"sha256":"` + sha256 + `"}]}}`)
+	assert.Equal(t, []any{md5, sha256}, d.at("first.values"))
+}
+
 func TestBatchesAtATimeShareARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource(t)
