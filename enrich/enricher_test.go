@@ -161,8 +161,16 @@ func TestHashesOfOneObjectApart(t *testing.T) {
 			assert.InDelta(t, 2, d.at("global.checked_count"), 0)
 		}
 	}
+	// Lists are found where their member is named, and the object goes on being one.
+	lists := newBench(t, enrich.Config{Fields: specs("file.hash:hash", "file.hash.sha256:hash=file.hash")}, nil, nil)
+	defer lists.close()
+	assert.Equal(t, []any{sha256, other}, lists.doc(`{"file":{"hash":{"sha256":["`+sha256+`","`+other+`"]}}}`).at("file.hash.values"))
+	d := lists.doc(`{"file":{"hash":{"md5":"` + md5 + `","sha256":"` + sha256 + `"}}}`)
+	assert.Equal(t, sha256, d.at("file.hash.value"))
+	assert.Nil(t, d.at("file.hash.values"))
+
 	// Two objects are two.
-	d := b.doc(`{"process":{"hash":[{"md5":"` + md5 + `"},{"sha256":"` + sha256 + `"}]}}`)
+	d = b.doc(`{"process":{"hash":[{"md5":"` + md5 + `"},{"sha256":"` + sha256 + `"}]}}`)
 	assert.Equal(t, []any{md5, sha256}, d.at("first.values"))
 }
 
