@@ -137,8 +137,8 @@ type Output struct {
 
 	ended   int       // stores given up whose pieces may be in queue or later still
 	sending int       // requests under way
-	due     time.Time // when the cluster is asked how it is
 	slow    int       // of these, those with slow pieces: one, where there are several workers
+	due     time.Time // when the cluster is asked how it is
 	most    int64     // bytes of a body, lowered by a server with a smaller bound
 	lowered time.Time
 	renamed time.Time // when an answer named another _id than was sent, last

@@ -124,7 +124,7 @@ func (h *health) answers(begun int, waiting bool) bool {
 	if begun != h.round || h.failures == 0 || !h.away {
 		return false
 	}
-	h.pause, h.away = time.Time{}, false
+	h.pause = time.Time{}
 	if !waiting {
 		h.reached()
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"vtsidecar/internal/finding"
 )
 
 // This file is the one place that knows what an answer means. Its rule: what is
@@ -233,6 +235,9 @@ func (o outcome) words(resp *Response) string {
 		return fmt.Sprintf("%s answers 429: it has more to do than it can", resp.Host)
 	case reasonServer:
 		return fmt.Sprintf("%s answers %d: it has a fault of its own", resp.Host, resp.Status)
+	}
+	if resp.Status == http.StatusProxyAuthRequired {
+		return finding.ProxyCredentials("output.elasticsearch")
 	}
 	return fmt.Sprintf("output.elasticsearch.hosts: %s answers %d to a bulk request: is it Elasticsearch or OpenSearch?", resp.Host, resp.Status)
 }

@@ -64,14 +64,14 @@ func (o *Output) ask() {
 	case err != nil:
 		reason, words := unanswered(err)
 		h.missed(begun, outcome{verdict: again, reason: reason}, words)
-	case resp.Status == http.StatusUnauthorized || resp.Status >= 500:
+	case resp.Status == http.StatusUnauthorized || resp.Status == http.StatusProxyAuthRequired || resp.Status >= 500:
 		result := request(resp.Status, resp.Body)
 		h.missed(begun, result, result.words(resp))
 	case h.answers(begun, len(o.jobs) > 0):
 		o.wake()
 	}
 	wait := o.cfg.Watch
-	if h.failures > 0 && h.down == nil {
+	if h.away && h.down == nil {
 		wait = min(wait, askAgain)
 	}
 	o.due = time.Now().Add(wait)

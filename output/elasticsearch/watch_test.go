@@ -67,6 +67,7 @@ func (r *road) questions() int {
 
 // watched opens an output that asks, over a road in a state.
 func watched(t *testing.T, state func(*road), change ...func(*elasticsearch.Config)) (*bench, *road) {
+	t.Helper()
 	r := &road{}
 	state(r)
 	b := open(t, esstandin.Config{}, append([]func(*elasticsearch.Config){func(c *elasticsearch.Config) {
@@ -87,6 +88,7 @@ func TestIdleOutage(t *testing.T) {
 		"hangs":          {func(r *road) { r.silent = true }, "no answer", 25 * time.Second},
 		"balancer":       {func(r *road) { r.root = 503 }, "503", 2 * time.Second},
 		"wrong password": {func(r *road) { r.root = 401 }, "credentials", time.Second},
+		"proxy":          {func(r *road) { r.root = 407 }, "output.elasticsearch.proxy_url", 25 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -195,5 +197,23 @@ func TestCloseWhileAsking(t *testing.T) {
 		begun := time.Now()
 		b.close()
 		assert.Equal(t, begun, time.Now())
+	})
+}
+
+// A cluster that refused a bulk, of which nobody waits any more, is asked no more
+// often than another.
+func TestQuestionsAfterARefusalAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, r := watched(t, func(*road) {})
+		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status", Status: 429}))
+		ctx, cancel := context.WithCancel(t.Context())
+		given := b.store(ctx, some(0, 1))
+		synctest.Wait()
+		cancel()
+		require.Error(t, <-given)
+		before := r.questions()
+		faketime.Pass(t, 100*watchEvery)
+		assert.InDelta(t, 100, r.questions()-before, 1)
+		b.close()
 	})
 }

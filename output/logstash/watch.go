@@ -69,7 +69,7 @@ func (o *Output) ask(h *host) {
 		}
 		o.sick()
 	case h.away:
-		h.away, h.rest = false, time.Time{}
+		h.rest = time.Time{}
 		if o.storing == 0 {
 			o.well(h)
 		}

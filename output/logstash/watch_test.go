@@ -149,3 +149,28 @@ func TestCloseWhileAsking(t *testing.T) {
 		assert.Equal(t, began, time.Now())
 	})
 }
+
+// A host that came back while a window was under way elsewhere, and got none since,
+// is well where the other one goes.
+func TestHostThatCameBackMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, []string{"a:1", "b:2"}, watched)
+		b.refuse(true, "a:1")
+		faketime.Pass(t, 2*watchEvery)
+		b.mu.Lock()
+		b.does["b:2"] = []string{"keepalives"}
+		b.mu.Unlock()
+		done := make(chan error, 1)
+		go func() { done <- b.store(0, 10) }()
+		synctest.Wait()
+		b.refuse(false, "a:1")
+		require.NoError(t, <-done)
+		b.refuse(true, "b:2")
+		for range 100 {
+			faketime.Pass(t, 7*time.Second)
+			require.NoError(t, b.out.Ready(), "a:1 takes connections")
+		}
+		require.NoError(t, b.store(10, 20))
+		b.close()
+	})
+}
