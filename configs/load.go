@@ -339,7 +339,9 @@ func (l *loader) contradictions() {
 	if in.TrustVerdicts && in.ClientAuth != "required" && !l.bad["input.trust_verdicts"] {
 		c.Warnings = append(c.Warnings, "input.trust_verdicts is true and senders need no certificate: anybody who reaches input.address can acquit his own events; set input.ssl.client_authentication to required")
 	}
-	if rel, err := filepath.Rel(c.DataDir, c.OutputFile.Path); err == nil {
+	data, err1 := filepath.Abs(c.DataDir)
+	file, err2 := filepath.Abs(c.OutputFile.Path)
+	if rel, err := filepath.Rel(data, file); errors.Join(err1, err2, err) == nil && c.OutputFile.Path != "" {
 		first, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
 		rule(slices.Contains(ownFiles, first), quote(c.OutputFile.Path)+" is the program's own, in path.data: name another file, like events.ndjson there",
 			"output.file.path", "path.data")

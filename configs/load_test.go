@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"math"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -382,6 +383,8 @@ func TestYAMLIsBounded(t *testing.T) {
 }
 
 func TestContradictions(t *testing.T) {
+	absolute, err := filepath.Abs("data/quota")
+	require.NoError(t, err)
 	tests := []struct {
 		flags []string
 		want  string
@@ -392,6 +395,7 @@ func TestContradictions(t *testing.T) {
 		{[]string{"input.ssl.client_authentication=required"}, "input.ssl.client_authentication (flag): is required without input.ssl.certificate_authorities"},
 		{[]string{"admin.address=127.0.0.1:5044"}, "admin.address (flag): input.address and admin.address are both"},
 		{[]string{"output.file.path=data/quota"}, `output.file.path (flag): "data/quota" is the program's own, in path.data`},
+		{[]string{"output.file.path=" + absolute}, `is the program's own, in path.data`},
 		{[]string{"path.data=/d/", "output.file.path=/d/x/../dead-letter/e.ndjson"}, "output.file.path (flag): "},
 		{[]string{"vt.api_key=a", "vt.api_key_file=/key"}, "vt.api_key_file (flag): is given beside vt.api_key (flag)"},
 	}

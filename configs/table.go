@@ -79,8 +79,8 @@ var beforeOutputs = []setting{
 
 	{name: "fields", def: defaultFields, doc: "where indicators are: `PATH[:ip|domain|url|hash|auto|scan][@low|@normal|@high][=NAME]`",
 		parser: listOf(func(c *Config) *[]string { return &c.Fields }, "list of fields", keep(notEmpty))},
-	{name: "fields_max_values", def: "64", doc: "most distinct indicators of one event that are looked up",
-		parser: intOf(func(c *Config) *int { return &c.FieldsMaxValues }, 1, 4096)}, // the enrichment looks at no more values,
+	{name: "fields_max_values", def: "64", doc: "most distinct indicators of one event that are looked up; at most 4096",
+		parser: intOf(func(c *Config) *int { return &c.FieldsMaxValues }, 1, 4096)}, // the enrichment looks at no more values
 	{name: "document.details", def: "hits", doc: "which indicators get their detail in `arcanna.ioc.indicators`: `hits`, `all`, `none`",
 		parser: wordOf(func(c *Config) *string { return &c.Details }, "hits", "all", "none")},
 	{name: "ecs.threat", def: "true", doc: "whether hits add an element to their event's `threat.enrichments`, as Kibana shows them",
