@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
@@ -43,13 +42,16 @@ func TestReadyWithoutEvents(t *testing.T) {
 			p := start(t, nil, "",
 				"--input.address", "127.0.0.1:0", "--admin.address", "127.0.0.1:0", "--path.data", t.TempDir(), "--vt.enabled=false", "--"+setting, tt.value)
 			admin := "http://" + p.says(t, `"admin\.url":"http://(127\.0\.0\.1:[0-9]+)"`)
-			require.Eventually(t, func() bool {
+			require.EventuallyWithT(t, func(c *assert.CollectT) {
 				resp, err := client.Get(admin + "/readyz")
-				require.NoError(t, err)
+				if !assert.NoError(c, err) {
+					return
+				}
 				defer resp.Body.Close()
 				words, err := io.ReadAll(resp.Body)
-				require.NoError(t, err)
-				return resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(words), tt.says)
+				assert.NoError(c, err)
+				assert.Equal(c, http.StatusServiceUnavailable, resp.StatusCode)
+				assert.Contains(c, string(words), tt.says)
 			}, patience, 10*time.Millisecond)
 		})
 	}

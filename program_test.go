@@ -408,14 +408,16 @@ func TestMetricsFromTheStart(t *testing.T) {
 		p.address(t)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 		var body string
-		require.Eventually(t, func() bool { // the account is asked first
+		require.EventuallyWithT(t, func(c *assert.CollectT) { // the account is asked first
 			resp, err := client.Get(admin + "/metrics")
-			require.NoError(t, err)
+			if !assert.NoError(c, err) {
+				return
+			}
 			defer resp.Body.Close()
 			b, err := io.ReadAll(resp.Body)
-			require.NoError(t, err)
+			assert.NoError(c, err)
+			assert.Contains(c, string(b), `vtsidecar_vt_quota_remaining{window="hour"} 100`)
 			body = string(b)
-			return strings.Contains(body, `vtsidecar_vt_quota_remaining{window="hour"} 100`)
 		}, patience, 10*time.Millisecond)
 		for _, series := range []string{
 			"vtsidecar_build_info{", "vtsidecar_connections ", "vtsidecar_events_received_total ", "vtsidecar_events_stored_total ", "vtsidecar_events_dead_lettered_total{reason=",
