@@ -11,9 +11,9 @@ import (
 const (
 	taken = -1 // as Value.Group: it went into an indicator, with others of its object
 
-	// maxBetween is how many values of other fields may stand between two hashes of
-	// one object, as they do where both are spelled in dotted keys. It bounds what an
-	// event of many groups costs.
+	// maxBetween is how many other values may stand among the hashes of one object,
+	// all together, as they do where dotted keys spell it. It bounds what an event of
+	// many groups costs.
 	maxBetween = 64
 )
 
@@ -30,7 +30,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 		case v.Group == taken:
 		case v.Group != 0:
 			s.members = s.members[:0]
-			first, group, between := i, v.Group, 0
+			group, between := v.Group, 0
 			for j := i; j < len(values) && between <= maxBetween; j++ {
 				m := &values[j]
 				if m.Group != group || m.Field != v.Field {
@@ -44,7 +44,7 @@ func (w *Work) collect(ctx context.Context, p *planned) error {
 				m.Group = taken
 			}
 			if len(s.members) == 1 && string(s.members[0].Key) == "sha256" { // as most objects of hashes are
-				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name, w.hashAhead(first)); err != nil {
+				if err := w.add(ctx, p, kindSHA256, s.members[0].Value, f.name, w.hashAhead(i)); err != nil {
 					return err
 				}
 				continue

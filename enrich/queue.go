@@ -42,7 +42,7 @@ const (
 	retryQuota   = 10 * time.Second // after the counts could not be saved
 	lookAgain    = time.Minute      // longest sleep in a pause: the clock may be set meanwhile
 	shortAnswer  = 10 * time.Minute // lifetime of what the source takes for no indicator
-	calmAfter    = 10 * time.Minute // without a pause of the source's, which are told of as one
+	calmAfter    = 10 * time.Minute // without a pause that the source wanted, before their end is told; until then all are told of once
 )
 
 var (

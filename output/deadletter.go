@@ -24,7 +24,7 @@ const (
 	maxPieces = 4         // that are rendered and wait for the disk at a time
 
 	tellEvery = 10 * time.Minute // between two lines of the log about letters of one reason
-	lapse     = 2 * time.Minute  // that what can never fit counts, and longer than its sender pauses
+	lapse     = 2 * time.Minute  // how long a window that can never fit counts: longer than its sender pauses
 )
 
 // DeadLetterConfig says where events go that cannot be stored. All but Dir may
@@ -49,12 +49,12 @@ type DeadLetter struct {
 	editing sync.Mutex // held by the one who takes letters out
 
 	mu      sync.Mutex
-	stored  int64 // bytes in Dir
-	coming  int64 // bytes on their way there
-	unsure  bool  // stored must be counted again
-	missing int64 // bytes that the largest letters refused needed; 0: it is not full
-	never   error // why a window cannot even fit into an empty folder; nil: none came lately
-	neverAt time.Time
+	stored  int64     // bytes in Dir
+	coming  int64     // bytes on their way there
+	unsure  bool      // stored must be counted again
+	missing int64     // bytes that the largest letters refused needed; 0: it is not full
+	never   error     // why a window cannot even fit into an empty folder; nil: none came lately
+	neverAt time.Time // when such a window came last
 	told    map[string]*told
 }
 
@@ -289,7 +289,7 @@ func (d *DeadLetter) neverFits(n int64) error {
 		d.cfg.Log.Error("a window needs more than the dead letter may hold; it is not acknowledged", "path", d.j.dir, "needed", n, "dead_letter.max_bytes", d.cfg.MaxBytes)
 	}
 	d.neverAt = d.cfg.Now()
-	d.never = fmt.Errorf("dead_letter.max_bytes: %w: a window needs %d bytes, and it may hold %d: raise it", ErrDeadLetterFull, n, d.cfg.MaxBytes)
+	d.never = fmt.Errorf("dead_letter.max_bytes: a window needs %d bytes, and the dead letter may hold %d: raise it (%w for it)", n, d.cfg.MaxBytes, ErrDeadLetterFull)
 	return d.never
 }
 
