@@ -88,7 +88,7 @@ type Lines struct {
 	// later write to its document has to name: of a data stream the backing index. It
 	// is called once for a line that is stored, or was already, before the store
 	// returns, perhaps by several goroutines. Only an output of indices calls it.
-	// It must return at once. index is empty where the answer does not say it.
+	// It must return at once and not call the output. index is empty where the answer does not say it.
 	Placed func(line int, index string)
 }
 

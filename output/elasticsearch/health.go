@@ -38,6 +38,8 @@ type health struct {
 	round    int       // counts them, and the ends of such rows
 	pause    time.Time // no request before
 	away     bool      // nobody was there when something failed last
+	guessed  bool      // the outage is known by answers to questions alone
+	deaf     bool      // such answers say nothing: bulks were taken meanwhile
 	stored   time.Time // when something was stored last
 	down     *trouble  // why nothing can be stored; nil: something can
 	outages  map[place]*trouble
@@ -105,13 +107,14 @@ func (h *health) failed(begun int, result outcome, words string) {
 }
 
 // missed draws the conclusions from a question, begun in a round, that was not
-// answered, or not well.
-func (h *health) missed(begun int, result outcome, words string) {
+// answered, or, where answered says so, not well.
+func (h *health) missed(begun int, result outcome, words string, answered bool) {
 	switch {
-	case begun != h.round:
+	case begun != h.round || answered && h.deaf:
 		return
 	case h.down == nil:
 		h.failed(begun, result, words)
+		h.guessed = answered && h.down != nil
 	default:
 		h.down.seen, h.down.words = time.Now(), words
 	}
@@ -121,9 +124,17 @@ func (h *health) missed(begun int, result outcome, words string) {
 // answers notes that a question, begun in a round, was answered, and reports
 // whether the cluster was not there before. waiting: events wait for it.
 func (h *health) answers(begun int, waiting bool) bool {
-	if begun != h.round || h.failures == 0 || !h.away {
+	h.deaf = false
+	switch {
+	case begun != h.round || h.failures == 0:
+		return false
+	case !h.away:
+		if !waiting && h.down == nil {
+			h.reached() // what failed was given up: the next failure begins a row of its own
+		}
 		return false
 	}
+	h.guessed = false
 	h.pause = time.Time{}
 	if !waiting {
 		h.reached()
@@ -137,6 +148,7 @@ func (h *health) reached() {
 		h.round++
 	}
 	h.failures, h.pause, h.away = 0, time.Time{}, false
+	h.deaf, h.guessed = h.deaf || h.guessed, false
 	if h.down != nil {
 		if h.down.logged {
 			h.cfg.Log.Info("Elasticsearch takes events again", "seconds", h.down.seconds())

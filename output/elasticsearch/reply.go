@@ -288,17 +288,26 @@ func (w *worker) settle() {
 // tellPlaces tells the jobs that want to know which index holds each of their lines,
 // before any of them is told that it is done.
 func (w *worker) tellPlaces() {
-	for i := 0; i < len(w.items); {
-		at := w.items[i].piece
-		j := w.took[at].job
-		j.using.Lock()
-		wanted := !j.ended && j.lines.Placed != nil
-		for ; i < len(w.items) && w.items[i].piece == at; i++ {
-			if it := &w.items[i]; wanted && it.result.verdict == stored {
-				j.lines.Placed(int(it.line), jsonwalk.Unquote(it.index))
-			}
+	for from := 0; from < len(w.items); {
+		at, to := w.items[from].piece, from
+		for to < len(w.items) && w.items[to].piece == at {
+			to++
 		}
-		j.using.Unlock()
+		w.took[at].job.tellPlaces(w.items[from:to])
+		from = to
+	}
+}
+
+func (j *job) tellPlaces(items []item) {
+	j.using.Lock()
+	defer j.using.Unlock()
+	if j.ended || j.lines.Placed == nil {
+		return
+	}
+	for i := range items {
+		if it := &items[i]; it.result.verdict == stored {
+			j.lines.Placed(int(it.line), jsonwalk.Unquote(it.index))
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 //  2. An answer says that the cluster is there, not that it takes events. So it ends
 //     the pause of windows that wait for a cluster that was not there, and the outage
 //     itself only where no window waits for a better proof.
+//     Where a bulk is taken and questions are answered badly, as by a proxy that knows
+//     only bulks, such answers say nothing until one is better.
 //  3. Questions without an answer make an outage as requests do, and keep it; but
 //     they do not make the pauses grow.
 
@@ -63,10 +65,10 @@ func (o *Output) ask() {
 	switch {
 	case err != nil:
 		reason, words := unanswered(err)
-		h.missed(begun, outcome{verdict: again, reason: reason}, words)
+		h.missed(begun, outcome{verdict: again, reason: reason}, words, false)
 	case resp.Status == http.StatusUnauthorized || resp.Status == http.StatusProxyAuthRequired || resp.Status >= 500:
 		result := request(resp.Status, resp.Body)
-		h.missed(begun, result, result.words(resp))
+		h.missed(begun, result, result.words(resp), true)
 	case h.answers(begun, len(o.jobs) > 0):
 		o.wake()
 	}

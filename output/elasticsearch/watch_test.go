@@ -3,6 +3,7 @@ package elasticsearch_test
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -200,20 +201,68 @@ func TestCloseWhileAsking(t *testing.T) {
 	})
 }
 
-// A cluster that refused a bulk, of which nobody waits any more, is asked no more
-// often than another.
-func TestQuestionsAfterARefusalAreRare(t *testing.T) {
+// What failed and was given up is not kept: the cluster is asked no more often for
+// it, and a question that is lost much later begins a row of its own.
+func TestGivenUpFailuresAreForgotten(t *testing.T) {
+	for status, after := range map[int]time.Duration{429: time.Millisecond, 503: 20 * time.Second} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, r := watched(t, func(*road) {}, func(c *elasticsearch.Config) { c.Hosts = 3 })
+				require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status", Status: status}))
+				ctx, cancel := context.WithCancel(t.Context())
+				given := b.store(ctx, some(0, 1))
+				faketime.Pass(t, after)
+				cancel()
+				require.Error(t, <-given)
+				require.NoError(t, b.es.SetFaults())
+				for range 30 {
+					faketime.Pass(t, watchEvery)
+					_ = b.out.Ready() // by which outages lapse
+				}
+				require.NoError(t, b.out.Ready())
+				before := r.questions()
+				faketime.Pass(t, 100*watchEvery)
+				before = r.questions() - before
+				assert.InDelta(t, 100, before, 1)
+				r.set(func(r *road) { r.closed = true })
+				for n := r.questions(); r.questions() == n; {
+					faketime.Pass(t, 100*time.Millisecond)
+				}
+				synctest.Wait()
+				require.NoError(t, b.out.Ready(), "one of three hosts")
+				b.close()
+			})
+		})
+	}
+}
+
+// Something before the cluster lets bulks pass and answers questions itself: they
+// do not make readiness and log go to and fro.
+func TestOnlyBulksPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, r := watched(t, func(*road) {})
-		require.NoError(t, b.es.SetFaults(esstandin.Fault{Kind: "status", Status: 429}))
-		ctx, cancel := context.WithCancel(t.Context())
-		given := b.store(ctx, some(0, 1))
-		synctest.Wait()
-		cancel()
-		require.Error(t, <-given)
-		before := r.questions()
-		faketime.Pass(t, 100*watchEvery)
-		assert.InDelta(t, 100, r.questions()-before, 1)
+		b, r := watched(t, func(r *road) { r.root = 503 })
+		faketime.Pass(t, watchEvery)
+		require.ErrorContains(t, b.out.Ready(), "503", "no bulk has shown it yet")
+		var events []one
+		for i := range 20 {
+			events = append(events, some(i, i+1)...)
+			require.NoError(t, b.returned(b.store(t.Context(), events[i:]), watchEvery))
+			for range 5 {
+				faketime.Pass(t, 7*time.Second)
+				require.NoError(t, b.out.Ready())
+			}
+		}
+		assert.Equal(t, 2, strings.Count(b.log.String(), "\n"), "%s", b.log)
+
+		r.set(func(r *road) { r.root = 0 }) // it is mended, and questions tell again
+		faketime.Pass(t, 2*watchEvery)
+		r.set(func(r *road) { r.root = 503 })
+		faketime.Pass(t, 2*watchEvery)
+		require.Error(t, b.out.Ready())
+		r.set(func(r *road) { r.root = 0 })
+		faketime.Pass(t, 2*watchEvery)
+		require.NoError(t, b.out.Ready())
+		b.once(events)
 		b.close()
 	})
 }

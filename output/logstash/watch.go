@@ -3,6 +3,7 @@ package logstash
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"vtsidecar/internal/backoff"
@@ -43,7 +44,7 @@ func (o *Output) untilAsk(h *host) time.Duration {
 // ask asks a host whether it takes connections.
 func (o *Output) ask(h *host) {
 	o.mu.Lock()
-	failures := h.failures
+	failures, due := h.failures, h.due
 	o.mu.Unlock()
 	ctx, cancel := context.WithTimeout(o.base, askMost)
 	defer cancel()
@@ -55,19 +56,23 @@ func (o *Output) ask(h *host) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
+	told := h.busy > 0 || h.failures != failures || !h.due.Equal(due)
 	h.due = now.Add(o.cfg.Watch)
-	if o.base.Err() != nil || h.busy > 0 || h.failures != failures {
+	if told || o.base.Err() != nil {
 		return // a window tells more
 	}
 	switch {
 	case err != nil:
 		h.away, h.words = true, fmt.Sprintf("%s: %v", h.address, err)
-		o.seen = now
 		if failures == 0 {
 			h.failures = 1
 			h.rest = now.Add(backoff.After(1))
 		}
-		o.sick()
+		// One that takes connections may take windows again too: nobody has tried.
+		if !slices.ContainsFunc(o.hosts, func(h *host) bool { return !h.away }) {
+			o.seen = now
+			o.sick()
+		}
 	case h.away:
 		h.rest = time.Time{}
 		if o.storing == 0 {

@@ -2,8 +2,10 @@ package logstash_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,6 +173,58 @@ func TestHostThatCameBackMeanwhile(t *testing.T) {
 			require.NoError(t, b.out.Ready(), "a:1 takes connections")
 		}
 		require.NoError(t, b.store(10, 20))
+		b.close()
+	})
+}
+
+// A host that failed once and was given no window since takes connections: it may
+// take windows too, so the loss of the other one is no outage.
+func TestHostThatMayBeWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, []string{"a:1", "b:2"}, watched)
+		b.mu.Lock()
+		b.does["a:1"] = []string{"drop"}
+		b.mu.Unlock()
+		require.NoError(t, b.store(0, 10))
+		faketime.Pass(t, 2*watchEvery)
+		b.refuse(true, "b:2")
+		for range 100 {
+			faketime.Pass(t, 7*time.Second)
+			require.NoError(t, b.out.Ready())
+		}
+		require.NoError(t, b.store(10, 20))
+		require.NoError(t, b.out.Ready())
+		b.close()
+	})
+}
+
+// Windows that were taken while a question was under way tell more than that it
+// came to nothing.
+func TestWindowsOverruleAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		b := open(t, []string{"a:1"}, watched, func(c *logstash.Config) {
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, host string) (net.Conn, error) {
+				if !slow.Load() {
+					return dial(ctx, host)
+				}
+				select {
+				case <-time.After(9 * time.Second):
+					return nil, errors.New("reset")
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+		})
+		require.NoError(t, b.store(0, 10))
+		slow.Store(true)
+		faketime.Pass(t, watchEvery+time.Second) // a question has begun
+		require.NoError(t, b.store(10, 20))
+		faketime.Pass(t, 9*time.Second)
+		synctest.Wait()
+		require.NoError(t, b.out.Ready())
+		assert.Empty(t, b.log.String())
 		b.close()
 	})
 }
