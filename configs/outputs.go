@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"golang.org/x/net/idna"
 )
 
 // This file is about where events go. Its rule: one output is named, by its
@@ -233,8 +236,16 @@ func logstashHost(s string) (string, error) {
 	if err := hostPort(host); err != nil {
 		return "", err
 	}
-	if h, p, _ := net.SplitHostPort(host); h == "" || p == "0" {
+	h, p, _ := net.SplitHostPort(host)
+	if h == "" || p == "0" {
 		return "", fmt.Errorf("%s names no host or no port: use HOST:PORT", quote(s))
+	}
+	if strings.ContainsFunc(h, func(r rune) bool { return r > unicode.MaxASCII }) {
+		ascii, err := idna.Lookup.ToASCII(h) // DNS is asked for no others
+		if err != nil {
+			return "", fmt.Errorf("%s is no name of a host: use HOST:PORT", quote(s))
+		}
+		host = net.JoinHostPort(ascii, p)
 	}
 	return host, nil
 }

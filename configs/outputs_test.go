@@ -46,9 +46,9 @@ func TestHosts(t *testing.T) {
 	c = load(t, sources([]string{"output.elasticsearch.cloud_id=prod:ZXUuZXhhbXBsZS5jb206OTI0MyQwMTIzJDQ1Njc="}, nil, "", nil))
 	assert.Equal(t, "https://0123.eu.example.com:9243", c.Elasticsearch.Hosts[0].String())
 
-	c = load(t, sources([]string{"output.logstash.hosts=logstash,[::1]:1,10.0.0.1:5045"}, nil, "", nil))
+	c = load(t, sources([]string{"output.logstash.hosts=logstash,[::1]:1,10.0.0.1:5045,bücher.example"}, nil, "", nil))
 	assert.Equal(t, configs.OutputToLogstash, c.Output)
-	assert.Equal(t, []string{"logstash:5044", "[::1]:1", "10.0.0.1:5045"}, c.Logstash.Hosts)
+	assert.Equal(t, []string{"logstash:5044", "[::1]:1", "10.0.0.1:5045", "xn--bcher-kva.example:5044"}, c.Logstash.Hosts)
 	assert.Nil(t, c.Logstash.SSL.For("logstash"))
 	c = load(t, sources([]string{"output.logstash.hosts=logstash", "output.logstash.ssl.enabled=true"}, nil, "", nil))
 	require.NotNil(t, c.Logstash.SSL.For("logstash"))
@@ -78,6 +78,7 @@ func TestContradictionsOfOutputs(t *testing.T) {
 		"output.elasticsearch.hosts=http://es output.elasticsearch.ssl.verification_mode=none":    "no host has https",
 		"output.elasticsearch.cloud_id=nonsense":                                                  "is no cloud ID",
 		"output.logstash.hosts=https://x":                                                         "is a URL",
+		"output.logstash.hosts=b\u00fc_cher":                                                      "is no name of a host",
 		"output.logstash.hosts=x:0":                                                               "names no host or no port",
 	} {
 		lines := mistakes(t, sources(strings.Fields(flags), nil, "", nil))
