@@ -324,6 +324,11 @@ func TestPausesOfTheSourceAreToldOnce(t *testing.T) {
 		source.say(ip1, reply{err: failure(enrich.PauseMinute, time.Minute)})
 		b.doc(ipEvent(ip1))
 		assert.Equal(t, 2, b.log.count(begins))
+		source.say(ip1, reply{})
+		faketime.Pass(t, 72*time.Hour) // in which nobody asks
+		source.say("203.0.113.4", reply{err: failure(enrich.PauseMinute, time.Minute)})
+		b.doc(ipEvent("203.0.113.4"))
+		assert.Equal(t, 3, b.log.count(begins))
 	})
 }
 

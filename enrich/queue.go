@@ -652,7 +652,7 @@ func (q *queue) exhausted(r *request, e *LookupError) {
 		q.sick, q.backoff = well, 0
 	}
 	if e.Decision == PauseMinute {
-		if q.pausedAt.IsZero() {
+		if q.pausedAt.IsZero() || now.Sub(q.pausedAt) >= calmAfter {
 			q.log.Warn("look-ups pause: the source takes fewer requests in a minute than are made", "source", q.source.Name(), "until", until.UTC().Format(time.RFC3339))
 		}
 		q.pausedAt = now
