@@ -38,7 +38,7 @@ func stalls() []trial {
 			if took < least-time.Second {
 				return "", fmt.Errorf("closed after %v already", took.Round(time.Millisecond))
 			}
-			got, err := t.refusedMore(reason, before)
+			got, err := t.refusedMore(reason, before, func(got int) bool { return got > 0 })
 			if err == nil && got < 1 {
 				err = fmt.Errorf("%s is not counted", reason)
 			}

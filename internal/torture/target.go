@@ -249,27 +249,34 @@ func (p *peer) closed() {
 	}
 }
 
-// refusedMore is how often connections were closed for a reason since before.
-func (t *target) refusedMore(reason string, before figures) (int, error) {
-	now, err := t.metrics()
-	return now.refused(reason) - before.refused(reason), err
+// counted checks that a reason was counted n times since before.
+func (t *target) counted(reason string, n int, before figures) error {
+	enough := func(got int) bool { return got == n || got > n && t.loose }
+	got, err := t.refusedMore(reason, before, enough)
+	if err != nil {
+		return err
+	}
+	if !enough(got) {
+		return fmt.Errorf("protocol_errors_total{reason=%q} went up by %d and not by %d", reason, got, n)
+	}
+	return nil
 }
 
-// counted checks that a reason was counted n times since before; where the
-// server learns of the end by itself, it may take a moment.
-func (t *target) counted(reason string, n int, before figures) error {
-	got := 0
+// refusedMore is how often connections were closed for a reason since before; the
+// count is waited for until it is enough, for a moment: the sender may learn of the
+// end first, and the server of an end that is the sender's.
+func (t *target) refusedMore(reason string, before figures, enough func(got int) bool) (got int, err error) {
 	for range 200 {
-		var err error
-		if got, err = t.refusedMore(reason, before); err != nil {
-			return err
+		now, err := t.metrics()
+		if err != nil {
+			return got, err
 		}
-		if got == n || got > n && t.loose {
-			return nil
+		if got = now.refused(reason) - before.refused(reason); enough(got) {
+			break
 		}
 		pause(t.ctx, 25*time.Millisecond)
 	}
-	return fmt.Errorf("protocol_errors_total{reason=%q} went up by %d and not by %d", reason, got, n)
+	return got, nil
 }
 
 // logged waits until the log holds a text.
