@@ -32,7 +32,6 @@ func TestOutputMemory(t *testing.T) {
 func TestReadyWithoutEvents(t *testing.T) {
 	cluster := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
 	defer cluster.Close()
-	const nobody = "127.0.0.1:1"
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	for setting, tt := range map[string]struct{ value, says string }{
 		"output.elasticsearch.hosts": {cluster.URL, "answers 503"},

@@ -61,6 +61,10 @@ func process(t *testing.T, args ...string) (cmd *exec.Cmd, stderr *printed) {
 // patience is how long a test waits for something that is bound to happen.
 const patience = 30 * time.Second
 
+// nobody is an address at which nobody listens. A free port may be another test's
+// a moment later.
+const nobody = "127.0.0.1:1"
+
 // printed collects what the program writes while it runs.
 type printed struct {
 	mu   sync.Mutex

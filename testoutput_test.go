@@ -353,10 +353,6 @@ func TestOutputSaysWhyAHostIsNotReached(t *testing.T) {
 	_, port, err := net.SplitHostPort(secure.Listener.Addr().String())
 	require.NoError(t, err)
 	sum := sha256.Sum256(id.pair.Certificate[0])
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	nobody := free.Addr().String()
-	require.NoError(t, free.Close())
 
 	for name, test := range map[string]struct {
 		host string

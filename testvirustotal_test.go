@@ -162,8 +162,6 @@ func TestVirusTotalTrouble(t *testing.T) {
 	overTLS.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	overTLS.StartTLS()
 	defer overTLS.Close()
-	gone := httptest.NewServer(nil)
-	gone.Close()
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
 	defer proxy.Close()
 	keyFile := filepath.Join(t.TempDir(), "key")
@@ -178,7 +176,7 @@ func TestVirusTotalTrouble(t *testing.T) {
 		{"wrong key", vtstandin.Fault{}, []string{"--vt.api_key", "wrong"}, []string{"vt.api_key:", "refused", "401"}},
 		{"wrong key in a file", vtstandin.Fault{}, []string{"--vt.api_key_file", keyFile}, []string{"vt.api_key_file " + keyFile, "401"}},
 		{"key of a sleeping account", vtstandin.Fault{Kind: "status", Status: 401, Code: "UserNotActiveError"}, nil, []string{"not active"}},
-		{"nobody there", vtstandin.Fault{}, []string{"--vt.url", gone.URL}, []string{"vt.url", "no connection", "firewall", "vt.proxy_url"}},
+		{"nobody there", vtstandin.Fault{}, []string{"--vt.url", "http://" + nobody}, []string{"vt.url", "no connection", "firewall", "vt.proxy_url"}},
 		{"too slow", vtstandin.Fault{Kind: "hang"}, []string{"--vt.timeout", "50ms"}, []string{"vt.timeout (50ms)"}},
 		{"a page", vtstandin.Fault{Kind: "html"}, nil, []string{"vt.url", "not VirusTotal's API"}},
 		{"a redirect", vtstandin.Fault{Kind: "redirect"}, nil, []string{"vt.url", "sends elsewhere"}},
@@ -188,7 +186,7 @@ func TestVirusTotalTrouble(t *testing.T) {
 		{"too much of a URL", vtstandin.Fault{}, []string{"--vt.url", url + "/api/v3"}, []string{"without /api/v3"}},
 		{"unknown authority", vtstandin.Fault{}, []string{"--vt.url", overTLS.URL}, []string{"vt.url", "not trusted", "SSL_CERT_FILE"}},
 		{"no TLS", vtstandin.Fault{}, []string{"--vt.url", strings.Replace(url, "http", "https", 1)}, []string{"vt.url", "does not speak TLS"}},
-		{"no proxy", vtstandin.Fault{}, []string{"--vt.proxy_url", gone.URL}, []string{"vt.proxy_url " + gone.URL, "not reached"}},
+		{"no proxy", vtstandin.Fault{}, []string{"--vt.proxy_url", "http://" + nobody}, []string{"vt.proxy_url " + "http://" + nobody, "not reached"}},
 		{"proxy with a password", vtstandin.Fault{}, []string{"--vt.proxy_url", strings.Replace(proxy.URL, "//", "//me:secret@", 1), "--vt.url", "https://192.0.2.1"},
 			[]string{"vt.proxy_url " + proxy.URL, "a user and a password"}},
 	} {
