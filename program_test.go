@@ -439,9 +439,6 @@ func TestExitStatuses(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer busy.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, free.Close())
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	bad := filepath.Join(t.TempDir(), "bad.ndjson")
@@ -484,7 +481,7 @@ func TestExitStatuses(t *testing.T) {
 		{"send", 2, []string{"--to"}},
 		{"send --to nowhere", 2, []string{"nowhere"}},
 		{"send --to 127.0.0.1:1 --compression_level 10", 2, []string{"compression_level"}},
-		{"send --to " + free.Addr().String(), 1, []string{"start the server first"}},
+		{"send --to " + nobody, 1, []string{"start the server first"}},
 		{"send --to " + busy.Addr().String() + " " + bad, 1, []string{"bad.ndjson:2"}},
 		{"send --to " + busy.Addr().String() + " " + bad + ".missing", 1, []string{"missing"}},
 	} {
