@@ -46,10 +46,13 @@ bench: build ## whole processes side by side, as ratios to a floor
 test-real: ## real senders against the real binary, and that against real search engines; installs what is missing
 	@scripts/test-real.sh
 
+# Shows what torture says, and fails unless its last line is that it passed.
+PASSED = awk '{ print; fflush(); last = $$0 } END { exit last != "torture: passed" }'
+
 torture: OUT = bin/vtsidecar
 torture: build ## hostile and broken senders against the real binary, row by row and all at once
 	CGO_ENABLED=0 go build -trimpath -o bin/torture ./internal/torture
-	bin/torture $(TORTUREFLAGS)
+	bin/torture $(TORTUREFLAGS) 2>&1 | $(PASSED)
 
 defects: ## makes mistakes on purpose, and demands that torture finds each
 	@scripts/defects.sh
@@ -57,7 +60,7 @@ defects: ## makes mistakes on purpose, and demands that torture finds each
 soak: OUT = bin/vtsidecar
 soak: build ## SOAK (default 1h) of ordinary days: memory flat, every event counted
 	CGO_ENABLED=0 go build -trimpath -o bin/torture ./internal/torture
-	bin/torture soak -for $(SOAK) $(SOAKFLAGS)
+	bin/torture soak -for $(SOAK) $(SOAKFLAGS) 2>&1 | $(PASSED)
 
 clean: ## what the other targets left behind, but not the cached Filebeat
 	rm -rf vtsidecar bin .cache/demo

@@ -9,8 +9,12 @@ trap 'rm -rf "$dir"' EXIT
 wanted=("$@")
 tried=0 missed=0
 
-# torture ROW BINARY: tries one row of the table up to its first failure; everything it says goes to $dir/said.
-torture() { "$dir/torture" -first -rows "$1" -vtsidecar "$2" >"$dir/said" 2>&1; }
+# torture ROW BINARY: tries one row of the table up to its first failure; everything it says goes to $dir/said, at the end
+# whether it passed.
+torture() {
+  "$dir/torture" -first -rows "$1" -vtsidecar "$2" >"$dir/said" 2>&1
+  [ "$(tail -n 1 "$dir/said")" = "torture: passed" ]
+}
 
 # edit FILE OLD NEW: replaces a text that stands there exactly once.
 edit() {

@@ -30,16 +30,14 @@ type Handler interface {
 	Close() // ends the answers that hang
 }
 
-// Run runs a program's run until SIGTERM or SIGINT and returns its exit status. What
-// went wrong is on stderr then.
-func Run(name string, run func(ctx context.Context, args []string, stderr io.Writer) error) (status int) {
+// Run runs a program's run until SIGTERM or SIGINT. What went wrong is on stderr then;
+// who started it goes by the line with its address.
+func Run(name string, run func(ctx context.Context, args []string, stderr io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-		return 1
 	}
-	return 0
 }
 
 // Serve answers at an address until ctx ends. When it listens it says so in one

@@ -9,13 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"vtsidecar/internal/esstandin"
 	"vtsidecar/internal/standin"
 )
 
-func main() { os.Exit(standin.Run("esstandin", run)) }
+func main() { standin.Run("esstandin", run) }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
 	fs := flag.NewFlagSet("esstandin", flag.ContinueOnError)

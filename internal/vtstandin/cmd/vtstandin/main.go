@@ -15,7 +15,7 @@ import (
 	"vtsidecar/internal/vtstandin"
 )
 
-func main() { os.Exit(standin.Run("vtstandin", run)) }
+func main() { standin.Run("vtstandin", run) }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
 	fs := flag.NewFlagSet("vtstandin", flag.ContinueOnError)
